@@ -1,0 +1,179 @@
+//! The composition root: opens the store, wires the services, binds, serves, and
+//! drains.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+use tonic::transport::{Endpoint, Server, server::TcpIncoming};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{
+    config::{self, UsageError},
+    grpc::{self, health::Health},
+    store::{OpenError, Store},
+};
+
+/// How long `usher health` waits for an answer.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why usher cannot do what it was asked to: one line for standard error.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A flag that cannot be.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// The address cannot be bound.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// The database cannot be opened.
+    #[error("cannot open the database: {0}")]
+    Open(#[from] OpenError),
+    /// The operating system gives no signal handlers.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+    /// The descriptors that were built in cannot be served.
+    #[error("cannot serve reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// Serving ended by itself.
+    #[error("stopped serving: {0}")]
+    Serve(String),
+    /// The server that was asked is not healthy, or not there.
+    #[error("{0}")]
+    Unhealthy(String),
+}
+
+/// Serves until a signal says to stop.
+pub async fn serve(config: &config::Serve) -> Result<(), Failure> {
+    let url = config.database.url()?;
+    let mut signals = Signals::new().map_err(Failure::Signals)?;
+    let cannot_listen = |error| Failure::Listen(config.listen, error);
+    // Small messages go out at once: there is no more to come that could fill a
+    // packet.
+    let incoming = TcpIncoming::bind(config.listen)
+        .map_err(cannot_listen)?
+        .with_nodelay(Some(true));
+    let listen = incoming.local_addr().map_err(cannot_listen)?;
+
+    let store = Store::new(&url).await?;
+    let (health, health_service) = Health::new().await;
+    let limits = grpc::Limits {
+        request_timeout: config.request_timeout,
+        max_message_bytes: config.max_message_bytes as usize,
+    };
+    let routes = grpc::routes(&store, health_service, limits)?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut serving = tokio::spawn(async move {
+        Server::builder()
+            .serve_with_incoming_shutdown(routes, incoming, async {
+                // An error means that the sender is gone, which is a reason to stop too.
+                let _ = stopped.await;
+            })
+            .await
+    });
+
+    // From here on health says NOT_SERVING and calls are UNAVAILABLE, until the
+    // schema is there.
+    tokio::select! {
+        prepared = store.prepare() => prepared?,
+        () = signals.any() => return Ok(()),
+    }
+    tracing::info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
+    let following = spawn(&health, &store, |health, store| async move {
+        health.follow(&store).await;
+    });
+    let scrubbing = spawn(&health, &store, |_, store| async move {
+        store.scrub_forever().await;
+    });
+
+    tokio::select! {
+        () = signals.any() => tracing::info!("draining"),
+        ended = &mut serving => return Err(Failure::Serve(format!("{ended:?}"))),
+    }
+    following.abort();
+    health.drain().await;
+    let _ = stop.send(());
+    let drained = timeout(config.drain_timeout, async {
+        let _ = (&mut serving).await;
+        scrubbing.abort();
+        if let Err(error) = store.scrub().await {
+            tracing::warn!(cause = %error, "the last scrub failed; the next start finishes it");
+        }
+        store.close().await;
+    });
+    match drained.await {
+        Ok(()) => tracing::info!("drained"),
+        Err(_) => tracing::warn!("the drain timeout passed before every call was done"),
+    }
+    Ok(())
+}
+
+fn spawn<F>(health: &Health, store: &Store, task: fn(Health, Store) -> F) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(task(health.clone(), store.clone()))
+}
+
+/// Migrates the database.
+pub async fn migrate(config: &config::Migrate) -> Result<(), Failure> {
+    let store = Store::new(&config.database.url()?).await?;
+    store.prepare().await?;
+    store.close().await;
+    tracing::info!("the database is up to date");
+    Ok(())
+}
+
+/// Asks a running server for its health, and prints its answer.
+pub async fn health(config: &config::Health) -> Result<(), Failure> {
+    let addr = config.addr();
+    let ask = async {
+        let channel = Endpoint::try_from(format!("http://{addr}"))?
+            .connect()
+            .await?;
+        let request = HealthCheckRequest {
+            service: config.service.clone(),
+        };
+        let answer = HealthClient::new(channel).check(request).await?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(answer.into_inner().status())
+    };
+    match timeout(HEALTH_TIMEOUT, ask).await {
+        Ok(Ok(ServingStatus::Serving)) => {
+            println!("SERVING");
+            Ok(())
+        }
+        Ok(Ok(status)) => Err(Failure::Unhealthy(status.as_str_name().to_owned())),
+        Ok(Err(error)) => Err(Failure::Unhealthy(format!(
+            "no answer from {addr}: {error}"
+        ))),
+        Err(_) => Err(Failure::Unhealthy(format!("no answer from {addr} in time"))),
+    }
+}
+
+/// The signals that end a server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! How a SQLite database is opened: one connection that writes, and a pool of
+//! connections that only read.
+
+use std::{fmt, num::NonZero, str::FromStr, thread, time::Duration};
+
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
+
+/// How long a statement waits for another process that holds the database's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a read waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the database is. Never printed: it may hold a password.
+#[derive(Clone)]
+pub struct DatabaseUrl(String);
+
+impl FromStr for DatabaseUrl {
+    type Err = &'static str;
+
+    fn from_str(url: &str) -> Result<Self, Self::Err> {
+        if !url.starts_with("sqlite:") {
+            return Err("it must start with sqlite:");
+        }
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return Err("it must name a file; an in-memory database would be one per connection");
+        }
+        Ok(Self(url.to_owned()))
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DatabaseUrl(..)")
+    }
+}
+
+/// The writer and the readers. They connect when they are first used.
+pub(super) async fn sqlite(
+    url: &DatabaseUrl,
+) -> Result<(DatabaseConnection, DatabaseConnection), DbErr> {
+    let mut writer = options(url, "OFF");
+    writer.max_connections(1);
+    let mut readers = options(url, "ON");
+    readers.max_connections(reader_count());
+    Ok((
+        Database::connect(writer).await?,
+        Database::connect(readers).await?,
+    ))
+}
+
+/// A reader is a thread that runs statements, so more than the processors can run
+/// would only wait; fewer than four would let one long list hold up the rest.
+fn reader_count() -> u32 {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    u32::try_from(processors).unwrap_or(u32::MAX).clamp(4, 16)
+}
+
+fn options(url: &DatabaseUrl, query_only: &'static str) -> ConnectOptions {
+    let mut options = ConnectOptions::new(&url.0);
+    options
+        .connect_lazy(true)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A connection is an open file: it neither goes stale nor needs a test.
+        .test_before_acquire(false)
+        .idle_timeout(None::<Duration>)
+        .max_lifetime(None::<Duration>)
+        // Statements are not logged, for no personal data is.
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |options| {
+            options
+                .busy_timeout(BUSY_TIMEOUT)
+                .pragma("journal_mode", "WAL")
+                // A commit that was answered is on disk.
+                .pragma("synchronous", "FULL")
+                .pragma("foreign_keys", "ON")
+                // Deleted content is overwritten with zeros. What this misses, the
+                // scrubber finds.
+                .pragma("secure_delete", "ON")
+                // Rows that are sorted never reach a temporary file.
+                .pragma("temp_store", "MEMORY")
+                .pragma("query_only", query_only)
+        });
+    options
+}
