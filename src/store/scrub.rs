@@ -107,7 +107,7 @@ pub(super) async fn if_wanted(store: &Store) -> Result<()> {
     tracing::info!(
         erasures = erasures - done,
         pages,
-        milliseconds = begun.elapsed().as_millis(),
+        elapsed = ?begun.elapsed(),
         "scrubbed the database file"
     );
     Ok(())

@@ -1,0 +1,5 @@
+//! Black-box tests: each starts the real program on a port and a database of its
+//! own, and calls it with generated clients.
+
+mod conformance;
+mod support;
