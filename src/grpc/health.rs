@@ -61,21 +61,18 @@ impl Health {
 
     /// Follows the store, which has just been opened; returns never.
     pub async fn follow(&self, store: &Store) {
-        let mut serving = true;
-        let mut against = 0;
+        let mut hysteresis = Hysteresis::serving();
         self.set(ServingStatus::Serving).await;
         loop {
             sleep(INTERVAL).await;
             let answered = matches!(timeout(PATIENCE, store.ping()).await, Ok(Ok(())));
-            against = if answered == serving { 0 } else { against + 1 };
-            let needed = if serving { FAILURES } else { SUCCESSES };
-            if against == needed {
-                serving = answered;
-                against = 0;
-                if serving {
+            match hysteresis.after(answered) {
+                None => {}
+                Some(true) => {
                     tracing::info!("the database answers again");
                     self.set(ServingStatus::Serving).await;
-                } else {
+                }
+                Some(false) => {
                     tracing::error!("the database does not answer");
                     self.set(ServingStatus::NotServing).await;
                 }
@@ -95,6 +92,66 @@ impl Health {
     async fn set(&self, status: ServingStatus) {
         for name in NAMES {
             self.0.set_service_status(name, status).await;
+        }
+    }
+}
+
+/// A status that several pings in a row must contradict before it changes.
+struct Hysteresis {
+    serving: bool,
+    against: u32,
+}
+
+impl Hysteresis {
+    fn serving() -> Self {
+        Self {
+            serving: true,
+            against: 0,
+        }
+    }
+
+    /// The new status, if this ping changes it.
+    fn after(&mut self, answered: bool) -> Option<bool> {
+        self.against = if answered == self.serving {
+            0
+        } else {
+            self.against + 1
+        };
+        let needed = if self.serving { FAILURES } else { SUCCESSES };
+        if self.against < needed {
+            return None;
+        }
+        *self = Self {
+            serving: answered,
+            against: 0,
+        };
+        Some(answered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_several_pings_in_a_row_change_the_status() {
+        let mut hysteresis = Hysteresis::serving();
+        for (answered, change) in [
+            (true, None),
+            (false, None),
+            (false, None),
+            (true, None),
+            (false, None),
+            (false, None),
+            (false, Some(false)),
+            (false, None),
+            (true, None),
+            (false, None),
+            (true, None),
+            (true, Some(true)),
+            (true, None),
+        ] {
+            assert_eq!(hysteresis.after(answered), change);
         }
     }
 }

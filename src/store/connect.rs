@@ -3,7 +3,7 @@
 
 use std::{fmt, num::NonZero, str::FromStr, thread, time::Duration};
 
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, SqlxSqliteConnector};
 
 /// How long a statement waits for another process that holds the database's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,8 +19,8 @@ impl FromStr for DatabaseUrl {
     type Err = &'static str;
 
     fn from_str(url: &str) -> Result<Self, Self::Err> {
-        if !url.starts_with("sqlite:") {
-            return Err("it must start with sqlite:");
+        if !SqlxSqliteConnector::accepts(url) {
+            return Err("it must be like sqlite://usher.db?mode=rwc");
         }
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err("it must name a file; an in-memory database would be one per connection");

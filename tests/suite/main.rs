@@ -2,4 +2,9 @@
 //! own, and calls it with generated clients.
 
 mod conformance;
+mod crash;
+mod erasure;
+mod health;
+mod program;
+mod properties;
 mod support;

@@ -11,6 +11,10 @@ use std::{
 };
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
+use sea_orm::{
+    ConnectOptions, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
@@ -63,6 +67,22 @@ impl Database {
         self.folder().join("usher.db")
     }
 
+    /// A connection of the test's own.
+    pub async fn open(&self) -> DatabaseConnection {
+        let mut options = ConnectOptions::new(self.url());
+        options.max_connections(1).sqlx_logging(false);
+        sea_orm::Database::connect(options).await.unwrap()
+    }
+
+    /// Keeps everybody else from writing for as long as it is held.
+    pub async fn lock(&self) -> DatabaseTransaction {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
+        self.open().await.begin_with_options(options).await.unwrap()
+    }
+
     /// Where the file is, with all that SQLite puts beside it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -111,6 +131,17 @@ impl Process {
     /// All that it has printed.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
+    }
+
+    /// How many lines it has printed.
+    pub fn lines_printed(&self) -> usize {
+        *self.lines.borrow()
+    }
+
+    /// Waits until it has printed more lines than these.
+    pub async fn prints_after(&mut self, lines: usize) {
+        let printed = self.lines.wait_for(|printed| *printed > lines).await;
+        printed.expect("the process goes on");
     }
 
     /// The first line that holds `text`, as soon as it is printed.
