@@ -398,3 +398,50 @@ fn value(json: serde_json::Value) -> Value {
     };
     Value { kind: Some(kind) }
 }
+
+/// Metadata at each of its limits: 32 levels, and 64 KiB.
+pub fn largest_metadata() -> [Struct; 2] {
+    [nested(32), of_bytes(64 * 1024)]
+}
+
+/// Metadata beyond each of its limits.
+pub fn wrong_metadata() -> Vec<Struct> {
+    let only = |kind| Struct {
+        fields: [("a".to_owned(), Value { kind })].into(),
+    };
+    vec![
+        nested(33),
+        of_bytes(64 * 1024 + 1),
+        only(Some(Kind::NumberValue(f64::NAN))),
+        only(Some(Kind::NumberValue(f64::INFINITY))),
+        only(Some(Kind::NumberValue(f64::NEG_INFINITY))),
+        only(Some(Kind::StringValue("\0".to_owned()))),
+        only(None),
+        object(serde_json::json!({"\0": 1})),
+        object(serde_json::json!({"a": [{"b\0": 1}]})),
+    ]
+}
+
+/// An object in a list in an object in a … so that the whole has this many levels.
+fn nested(levels: usize) -> Struct {
+    let innermost = serde_json::json!({});
+    let whole = (2..levels).fold(innermost, |inner, level| match level % 2 {
+        0 => serde_json::json!([inner]),
+        _ => serde_json::json!({"a": inner}),
+    });
+    object(serde_json::json!({"a": whole}))
+}
+
+/// `{"a":"…"}` of this many bytes.
+fn of_bytes(bytes: usize) -> Struct {
+    object(serde_json::json!({"a": "x".repeat(bytes - 8)}))
+}
+
+/// A time within the last minute, in whole microseconds.
+#[track_caller]
+pub fn assert_just_now(time: Option<prost_types::Timestamp>) {
+    let time = time.expect("a time is given");
+    assert_eq!(time.nanos % 1000, 0);
+    let age = std::time::SystemTime::try_from(time).unwrap().elapsed();
+    assert!(age.unwrap().as_secs() < 60);
+}
