@@ -58,7 +58,7 @@ async fn write(mut server: Writer, lives: Lives, acknowledged: watch::Sender<usi
             Step::Deleted,
         ] {
             // Every third user stays.
-            if step == Step::Deleted && number % 3 == 0 {
+            if step == Step::Deleted && number.is_multiple_of(3) {
                 break;
             }
             lives

@@ -1,6 +1,8 @@
 //! Black-box tests: each starts the real program on a port and a database of its
 //! own, and calls it with generated clients.
 
+#![cfg(test)]
+
 mod conformance;
 mod crash;
 mod erasure;

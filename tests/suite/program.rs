@@ -222,16 +222,16 @@ async fn a_signal_drains_the_server() {
         // A call that stays in flight for as long as the lock is held.
         let lock = database.lock().await;
         let mut users = server.users.clone();
-        let (begun, began) = tokio::sync::oneshot::channel();
+        let (about_to_call, called) = tokio::sync::oneshot::channel();
         let in_flight = tokio::spawn(async move {
             let request = AddRequest {
                 user_id: "jane".to_owned(),
                 ..Default::default()
             };
-            let _ = begun.send(());
+            let _ = about_to_call.send(());
             users.add(request).await
         });
-        began.await.unwrap();
+        called.await.unwrap();
         // Calls on one connection arrive in their order, so by now the other has too.
         server.get_user("nobody").await.unwrap_err();
 

@@ -25,6 +25,8 @@ use crate::support::{
 };
 
 /// Checks a property against one server.
+// By reference, the types of the closure's arguments would not be inferred.
+#[allow(clippy::needless_pass_by_value)]
 fn check<S: Strategy>(cases: u32, strategy: S, property: impl AsyncFn(&mut Server, S::Value))
 where
     S::Value: Clone + std::fmt::Debug,

@@ -36,7 +36,7 @@ use usher::pb::{
 pub use usher::pb::{session::v1 as session, user::v1 as user};
 
 /// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A kind of database.
 #[derive(Clone, Copy, Debug)]
