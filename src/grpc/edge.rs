@@ -3,17 +3,22 @@
 
 use std::{
     convert::Infallible,
+    future::{poll_fn, ready},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response};
-use tokio::time::sleep;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
+use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use crate::error::Error;
+
+/// How much sooner than its caller's deadline a call ends. tonic, outside of this
+/// layer, keeps the same deadline but answers CANCELLED, so this one must come first.
+const LEAD: Duration = Duration::from_millis(1);
 
 /// Puts an [`Edge`] before a service.
 #[derive(Clone, Copy, Debug)]
@@ -59,19 +64,44 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let asked = grpc_timeout(request.headers()).unwrap_or(Duration::MAX);
-        // tonic keeps the same deadline outside of this layer, but answers CANCELLED.
-        // This clock starts before tonic's, so it rings first.
-        let deadline = sleep(asked.min(self.request_timeout));
-        let response = self.inner.call(request);
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                response = response => response.map(restated),
-                () = deadline => Ok(Status::from(Error::DeadlineExceeded).into_http()),
+        if !is_grpc(request.headers()) {
+            return Box::pin(ready(Ok(unsupported_media_type())));
+        }
+        let timeout = match grpc_timeout(request.headers()) {
+            Some(asked) => asked.saturating_sub(LEAD).min(self.request_timeout),
+            None => self.request_timeout,
+        };
+        if timeout.is_zero() {
+            return Box::pin(ready(Ok(Status::from(Error::DeadlineExceeded).into_http())));
+        }
+        let deadline = Instant::now() + timeout;
+        let mut alarm = Box::pin(sleep_until(deadline));
+        let mut response = Box::pin(self.inner.call(request));
+        Box::pin(poll_fn(move |context| {
+            if let Poll::Ready(response) = response.as_mut().poll(context) {
+                return Poll::Ready(response.map(restated));
             }
-        })
+            // Timers that are due are not woken in their order, but a clock is in time.
+            if Instant::now() >= deadline || alarm.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(Status::from(Error::DeadlineExceeded).into_http()));
+            }
+            Poll::Pending
+        }))
     }
+}
+
+/// Whether the content is gRPC's, in protobuf; gRPC-Web's is another
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>).
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
+    matches!(rest, Some([] | [b'+' | b';', ..]))
+}
+
+fn unsupported_media_type() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
 }
 
 /// `Timeout` of the gRPC protocol: at most eight digits and a unit. One that is
@@ -112,28 +142,59 @@ fn restated(response: Response<Body>) -> Response<Body> {
     Status::from(error).into_http()
 }
 
-/// prost says `failed to decode Protobuf message: AddRequest.metadata: …`, naming
-/// fields from the outermost inwards.
+/// prost says `failed to decode Protobuf message: `, then each field on the way as
+/// `Message.field: ` from the innermost outwards, then what is wrong.
 fn malformed(message: &str) -> Error {
-    let description = message
-        .strip_prefix("failed to decode Protobuf message: ")
-        .unwrap_or(message);
-    let outermost = description.split(": ").next().unwrap_or_default();
-    let field = match outermost.split_once('.') {
-        Some((_, field)) if !field.contains(' ') => field,
-        _ => "",
+    let Some(path) = message.strip_prefix("failed to decode Protobuf message: ") else {
+        return Error::Malformed {
+            field: String::new(),
+            description: message.to_owned(),
+        };
     };
-    // A path through nested metadata can be long, and its end says what is wrong.
-    let cause = description.rsplit(": ").next().unwrap_or(description);
+    let mut outermost = "";
+    let mut description = path;
+    while let Some((step, rest)) = description.split_once(": ") {
+        let Some((_, field)) = step.split_once('.').filter(|_| !step.contains(' ')) else {
+            break;
+        };
+        outermost = field;
+        description = rest;
+    }
     Error::Malformed {
-        field: field.to_owned(),
-        description: cause.to_owned(),
+        field: outermost.to_owned(),
+        description: description.to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_field_where_decoding_stopped_is_the_requests_own() {
+        for (message, named, described) in [
+            (
+                "failed to decode Protobuf message: Struct.fields: AddRequest.metadata: recursion limit reached",
+                "metadata",
+                "recursion limit reached",
+            ),
+            (
+                "failed to decode Protobuf message: buffer underflow",
+                "",
+                "buffer underflow",
+            ),
+            (
+                "protocol error: received message with invalid compression flag: 7 (…)",
+                "",
+                "protocol error: received message with invalid compression flag: 7 (…)",
+            ),
+        ] {
+            let Error::Malformed { field, description } = malformed(message) else {
+                panic!("{message} is malformed");
+            };
+            assert_eq!((field.as_str(), description.as_str()), (named, described));
+        }
+    }
 
     #[test]
     fn a_timeout_is_eight_digits_and_a_unit() {

@@ -144,14 +144,15 @@ impl Store {
         let place = Arc::clone(&self.0.waiting)
             .try_acquire_owned()
             .map_err(|_| Error::Overloaded)?;
-        let (answer, answered) = oneshot::channel();
+        let (mut answer, answered) = oneshot::channel();
         let store = self.clone();
         tokio::spawn(async move {
-            let turn = store.turn().await;
+            let turn = tokio::select! {
+                biased;
+                () = answer.closed() => return,
+                turn = store.turn() => turn,
+            };
             drop(place);
-            if answer.is_closed() {
-                return;
-            }
             let result = store.transact(&input, apply).await;
             drop(turn);
             let _ = answer.send(result);

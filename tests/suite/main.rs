@@ -7,6 +7,7 @@ mod conformance;
 mod crash;
 mod erasure;
 mod health;
+mod hostile;
 mod program;
 mod properties;
 mod support;

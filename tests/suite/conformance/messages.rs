@@ -183,24 +183,6 @@ pub async fn messages_are_numbered_from_one_in_each_session(mut server: Server) 
     assert_eq!(ids.len(), 9);
 }
 
-pub async fn messages_are_listed_oldest_first(mut server: Server) {
-    jane_chats(&mut server).await;
-    let none = listed(&mut server, "chat").await;
-    assert_eq!(none, ListMessagesResponse::default());
-
-    let mut messages = server.say("chat", &["c", "a"]).await;
-    messages.extend(server.say("chat", &["b", "a"]).await);
-    for _ in ["active", "ended"] {
-        let answer = listed(&mut server, "chat").await;
-        assert_eq!(answer.messages, messages);
-        assert_eq!(
-            (answer.total_count, answer.next_page_token.as_str()),
-            (4, "")
-        );
-        end_chat(&mut server).await;
-    }
-}
-
 pub async fn a_content_is_any_text_up_to_a_limit(mut server: Server) {
     jane_chats(&mut server).await;
     for longest in ["x".repeat(CONTENT_BYTES), "ü".repeat(CONTENT_BYTES / 2)] {

@@ -1,6 +1,7 @@
 //! The contract, sentence by sentence, on every engine. A case takes a server with
 //! an empty database and may do with it what it likes.
 
+mod lists;
 mod messages;
 mod sessions;
 mod users;
@@ -22,6 +23,42 @@ macro_rules! on_every_engine {
 }
 
 on_every_engine! {
+    lists {
+        lists_are_newest_first_by_default,
+        an_empty_list_is_one_empty_page,
+        users_are_listed_in_every_order,
+        sessions_are_listed_in_every_order,
+        an_unknown_order_or_state_is_refused,
+        users_are_filtered_by_exactly_their_email,
+        sessions_are_filtered_by_user_and_state,
+        lists_of_what_does_not_exist_are_empty_or_not_found,
+        pages_of_users_have_a_default_size_and_a_limit,
+        pages_of_sessions_have_a_default_size_and_a_limit,
+        pages_of_messages_have_a_default_size_and_a_limit,
+        negative_sizes_and_numbers_are_refused,
+        every_violation_of_a_list_is_listed,
+        pages_are_numbered_from_one,
+        a_page_has_a_number_or_a_token_but_not_both,
+        a_walk_can_go_on_from_a_numbered_page,
+        the_last_page_alone_names_no_other,
+        a_token_is_refused_by_another_query,
+        a_token_is_refused_by_another_list,
+        a_token_that_was_edited_is_refused,
+        a_token_does_not_wear_out,
+        the_longest_ids_can_be_walked,
+        a_total_follows_every_change,
+        a_walk_of_users_is_steady_while_others_come_and_go,
+        a_walk_of_sessions_is_steady_while_others_come_and_go,
+        a_walk_of_messages_is_steady_while_others_come,
+        a_walk_goes_on_where_its_last_row_was_erased,
+        pages_of_large_messages_end_early,
+        pages_of_large_users_end_early_unless_numbered,
+        pages_of_large_sessions_end_early_unless_numbered,
+        messages_are_listed_oldest_first,
+        the_last_n_messages_are_listed_oldest_first,
+        of_more_than_a_thousand_last_messages_a_thousand_are_listed,
+        the_first_page_settles_which_messages_are_the_last,
+    }
     users {
         a_user_comes_back_as_it_was_added,
         absent_and_empty_fields_are_different,
@@ -91,7 +128,6 @@ on_every_engine! {
         messages_come_back_as_they_were_added,
         absent_and_empty_fields_of_a_message_are_different,
         messages_are_numbered_from_one_in_each_session,
-        messages_are_listed_oldest_first,
         a_content_is_any_text_up_to_a_limit,
         a_speakers_name_is_any_text_up_to_a_limit,
         metadata_of_a_message_has_limits,
