@@ -124,6 +124,16 @@ impl Page {
         })
     }
 
+    /// A page that nobody asked for.
+    #[cfg(test)]
+    pub fn of(start: Start) -> Self {
+        Self {
+            size: DEFAULT_SIZE,
+            start,
+            query: Query(Sha256::new()),
+        }
+    }
+
     /// The token of the page that follows the row with this key; empty if none
     /// does.
     pub fn next_token(&self, last: Option<Key>) -> String {

@@ -9,6 +9,8 @@ mod connect;
 pub mod message;
 mod migration;
 mod page;
+#[cfg(test)]
+mod plans;
 mod scrub;
 pub mod session;
 mod totals;

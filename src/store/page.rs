@@ -4,8 +4,8 @@
 use futures_util::{Stream, TryStreamExt};
 use prost::Message;
 use sea_orm::{
-    DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
-    sea_query::{Expr, ExprTrait, Order},
+    ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
+    sea_query::{BinOper, Expr, ExprTrait, Order},
 };
 
 use crate::page::{Key, Page, Part, Start};
@@ -58,6 +58,22 @@ pub(super) fn seek<E: EntityTrait>(
             })
         }
     }
+}
+
+/// A time that no index knows.
+///
+/// Where a filter finds few rows, they are to be found by it and then sorted, which
+/// costs as much as they are many. An engine that knows nothing of their number would
+/// rather walk the index of the order, past every row that does not match.
+pub(super) fn unindexed_time(column: impl ColumnTrait) -> Expr {
+    column.into_expr().add(0)
+}
+
+/// Likewise, a text.
+pub(super) fn unindexed_text(column: impl ColumnTrait) -> Expr {
+    column
+        .into_expr()
+        .binary(BinOper::Custom("||".into()), Expr::val(""))
 }
 
 /// Collects a page of `T` from the rows of a query that [`seek`] made.

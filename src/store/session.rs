@@ -308,13 +308,12 @@ pub struct List {
 /// A page of sessions, and how many there are on all pages.
 pub async fn list(store: &Store, list: &List) -> Result<(Rows<Session>, i64)> {
     let snapshot = store.snapshot().await?;
-    let query = matching(list);
     let total = if list.user_id.is_none() && list.state == State::Unspecified {
         totals::sessions(&snapshot, list.project).await?
     } else {
-        super::count(query.clone(), &snapshot).await?
+        super::count(matching(list), &snapshot).await?
     };
-    Ok((rows(&snapshot, query, list).await?, total))
+    Ok((rows(&snapshot, list).await?, total))
 }
 
 /// A page of the sessions of a user, who must exist, and how many they have.
@@ -334,7 +333,7 @@ pub async fn list_of(
         ascending: false,
         page,
     };
-    Ok((rows(&snapshot, matching(&list), &list).await?, total))
+    Ok((rows(&snapshot, &list).await?, total))
 }
 
 fn matching(list: &List) -> Select<Entity> {
@@ -349,27 +348,39 @@ fn matching(list: &List) -> Select<Entity> {
     }
 }
 
-async fn rows(
-    snapshot: &DatabaseTransaction,
-    query: Select<Entity>,
-    list: &List,
-) -> Result<Rows<Session>> {
-    let query = page::seek(query, order(list.order_by), list.ascending, &list.page);
-    let rows = query.stream(snapshot).await?;
-    Ok(page::collect(rows, &list.page, |row| key(row, list.order_by)).await?)
+async fn rows(snapshot: &DatabaseTransaction, list: &List) -> Result<Rows<Session>> {
+    let rows = page_query(list).stream(snapshot).await?;
+    Ok(page::collect(rows, &list.page, |row| key(row, list)).await?)
 }
 
-/// The columns of an order. Each order is an index, in which the project comes
-/// first.
-fn order(by: OrderBy) -> Vec<Expr> {
+pub(super) fn page_query(list: &List) -> Select<Entity> {
+    page::seek(matching(list), order(list), list.ascending, &list.page)
+}
+
+/// By what a list is ordered. Sessions of one user are all equal by user.
+fn order_by(list: &List) -> OrderBy {
+    match (list.order_by, &list.user_id) {
+        (OrderBy::Unspecified, _) | (OrderBy::UserId, Some(_)) => OrderBy::CreatedAt,
+        (order_by, _) => order_by,
+    }
+}
+
+/// The columns of an order. Each order is an index, in which the project comes first,
+/// for all sessions and for each state; a user's sessions, which are few, are sorted
+/// unless the index of users has them in order.
+fn order(list: &List) -> Vec<Expr> {
     let session_id = Column::SessionId.into_expr();
-    match by {
-        OrderBy::Unspecified | OrderBy::CreatedAt => {
+    match (order_by(list), &list.user_id) {
+        (OrderBy::Unspecified | OrderBy::CreatedAt, _) => {
             vec![Column::CreatedAt.into_expr(), session_id]
         }
-        OrderBy::UpdatedAt => vec![Column::UpdatedAt.into_expr(), session_id],
-        OrderBy::SessionId => vec![session_id],
-        OrderBy::UserId => vec![
+        (OrderBy::UpdatedAt, None) => vec![Column::UpdatedAt.into_expr(), session_id],
+        (OrderBy::UpdatedAt, Some(_)) => {
+            vec![page::unindexed_time(Column::UpdatedAt), session_id]
+        }
+        (OrderBy::SessionId, None) => vec![session_id],
+        (OrderBy::SessionId, Some(_)) => vec![page::unindexed_text(Column::SessionId)],
+        (OrderBy::UserId, _) => vec![
             Column::UserId.into_expr(),
             Column::CreatedAt.into_expr(),
             session_id,
@@ -378,9 +389,9 @@ fn order(by: OrderBy) -> Vec<Expr> {
 }
 
 /// The values of the columns of [`order`].
-fn key(row: &Model, by: OrderBy) -> Key {
+fn key(row: &Model, list: &List) -> Key {
     let session_id = Part::Text(row.session_id.clone());
-    match by {
+    match order_by(list) {
         OrderBy::Unspecified | OrderBy::CreatedAt => {
             vec![Part::Number(row.created_at), session_id]
         }

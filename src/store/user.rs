@@ -1,10 +1,8 @@
 //! Users: the rows and every statement on them.
 
 use sea_orm::{
-    ActiveValue::Set,
-    DatabaseTransaction, ExprTrait, IntoActiveModel, QuerySelect,
-    entity::prelude::*,
-    sea_query::{Func, OnConflict},
+    ActiveValue::Set, DatabaseTransaction, ExprTrait, IntoActiveModel, QuerySelect,
+    entity::prelude::*, sea_query::OnConflict,
 };
 
 use super::{Rows, Store, message, now, page, scrub, session, totals};
@@ -301,46 +299,59 @@ pub struct List {
 /// A page of users, and how many there are on all pages.
 pub async fn list(store: &Store, list: &List) -> Result<(Rows<User>, i64)> {
     let snapshot = store.snapshot().await?;
-    let matching = list.email.as_ref().map(|email| {
-        Entity::find()
-            .filter(Column::ProjectId.eq(list.project.get()))
-            // The first is what the index knows, the second tells empty from absent.
-            .filter(email_or_empty().eq(email.as_str()))
-            .filter(Column::Email.eq(email.as_str()))
-    });
-    let total = match &matching {
+    let total = match list.email {
         None => totals::users(&snapshot, list.project).await?,
-        Some(matching) => super::count(matching.clone(), &snapshot).await?,
+        Some(_) => super::count(matching(list), &snapshot).await?,
     };
-    let query =
-        matching.unwrap_or_else(|| Entity::find().filter(Column::ProjectId.eq(list.project.get())));
-    let query = page::seek(query, order(list.order_by), list.ascending, &list.page);
-    let rows = query.stream(&snapshot).await?;
-    let rows = page::collect(rows, &list.page, |row| key(row, list.order_by)).await?;
+    let rows = page_query(list).stream(&snapshot).await?;
+    let rows = page::collect(rows, &list.page, |row| key(row, list)).await?;
     Ok((rows, total))
 }
 
-/// The columns of an order. Each order is an index, in which the project comes
-/// first.
-fn order(by: OrderBy) -> Vec<Expr> {
-    match by {
-        OrderBy::Unspecified | OrderBy::CreatedAt => {
-            vec![Column::CreatedAt.into_expr(), Column::UserId.into_expr()]
+pub(super) fn page_query(list: &List) -> Select<Entity> {
+    page::seek(matching(list), order(list), list.ascending, &list.page)
+}
+
+fn matching(list: &List) -> Select<Entity> {
+    let query = Entity::find().filter(Column::ProjectId.eq(list.project.get()));
+    match &list.email {
+        None => query,
+        // The first is what the index knows, the second tells empty from absent.
+        Some(email) => query
+            .filter(email_key().eq(email.as_str()))
+            .filter(Column::Email.eq(email.as_str())),
+    }
+}
+
+/// By what a list is ordered. Users with one e-mail are all equal by e-mail.
+fn order_by(list: &List) -> OrderBy {
+    match (list.order_by, &list.email) {
+        (OrderBy::Unspecified, _) | (OrderBy::Email, Some(_)) => OrderBy::CreatedAt,
+        (order_by, _) => order_by,
+    }
+}
+
+/// The columns of an order. Each order is an index, in which the project comes first;
+/// an e-mail's users, which are few, are sorted unless the index of e-mails has them in
+/// order.
+fn order(list: &List) -> Vec<Expr> {
+    let user_id = Column::UserId.into_expr();
+    match (order_by(list), &list.email) {
+        (OrderBy::Unspecified | OrderBy::CreatedAt, _) => {
+            vec![Column::CreatedAt.into_expr(), user_id]
         }
-        OrderBy::UpdatedAt => vec![Column::UpdatedAt.into_expr(), Column::UserId.into_expr()],
-        OrderBy::UserId => vec![Column::UserId.into_expr()],
-        OrderBy::Email => vec![
-            email_or_empty(),
-            Column::CreatedAt.into_expr(),
-            Column::UserId.into_expr(),
-        ],
+        (OrderBy::UpdatedAt, None) => vec![Column::UpdatedAt.into_expr(), user_id],
+        (OrderBy::UpdatedAt, Some(_)) => vec![page::unindexed_time(Column::UpdatedAt), user_id],
+        (OrderBy::UserId, None) => vec![user_id],
+        (OrderBy::UserId, Some(_)) => vec![page::unindexed_text(Column::UserId)],
+        (OrderBy::Email, _) => vec![email_key(), Column::CreatedAt.into_expr(), user_id],
     }
 }
 
 /// The values of the columns of [`order`].
-fn key(row: &Model, by: OrderBy) -> Key {
+fn key(row: &Model, list: &List) -> Key {
     let user_id = Part::Text(row.user_id.clone());
-    match by {
+    match order_by(list) {
         OrderBy::Unspecified | OrderBy::CreatedAt => vec![Part::Number(row.created_at), user_id],
         OrderBy::UpdatedAt => vec![Part::Number(row.updated_at), user_id],
         OrderBy::UserId => vec![user_id],
@@ -352,9 +363,9 @@ fn key(row: &Model, by: OrderBy) -> Key {
     }
 }
 
-/// As it stands in the index `users_by_email`; a bound parameter would not match.
-fn email_or_empty() -> Expr {
-    Func::coalesce([Column::Email.into_expr(), Expr::cust("''")]).into()
+/// The e-mail as it is ordered: absent as empty. The engine generates it.
+fn email_key() -> Expr {
+    Expr::col((Entity, "email_key"))
 }
 
 /// Adds to the number of sessions that a user has.

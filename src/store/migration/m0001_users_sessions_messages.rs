@@ -31,6 +31,8 @@ CREATE TABLE users (
     uuid            BLOB    NOT NULL,
     revision        INTEGER NOT NULL, -- 1, and one more with every change; half of the etag
     email           TEXT,
+    -- Absent sorts as empty, on every engine.
+    email_key       TEXT    NOT NULL GENERATED ALWAYS AS (COALESCE(email, '')) VIRTUAL,
     first_name      TEXT,
     last_name       TEXT,
     metadata        TEXT,
@@ -43,8 +45,8 @@ CREATE TABLE users (
 ) STRICT;
 CREATE INDEX users_by_created_at ON users (project_id, created_at, user_id);
 CREATE INDEX users_by_updated_at ON users (project_id, updated_at, user_id);
--- Absent sorts as empty on every engine. It also finds an e-mail's users, newest first.
-CREATE INDEX users_by_email ON users (project_id, COALESCE(email, ''), created_at, user_id);
+-- It also finds an e-mail's users, newest first.
+CREATE INDEX users_by_email ON users (project_id, email_key, created_at, user_id);
 CREATE UNIQUE INDEX users_by_request_id ON users (project_id, request_id)
     WHERE request_id IS NOT NULL;
 
@@ -68,9 +70,23 @@ CREATE INDEX sessions_by_created_at ON sessions (project_id, created_at, session
 CREATE INDEX sessions_by_updated_at ON sessions (project_id, updated_at, session_id);
 -- It also finds a user's sessions, newest first.
 CREATE INDEX sessions_by_user_id ON sessions (project_id, user_id, created_at, session_id);
-CREATE INDEX sessions_active ON sessions (project_id, created_at, session_id)
+-- The same orders, and that of ids, for each state: few sessions are active in the end,
+-- and to find them must not take a walk past all the others.
+CREATE INDEX sessions_active_by_created_at ON sessions (project_id, created_at, session_id)
     WHERE ended_at IS NULL;
-CREATE INDEX sessions_ended ON sessions (project_id, created_at, session_id)
+CREATE INDEX sessions_active_by_updated_at ON sessions (project_id, updated_at, session_id)
+    WHERE ended_at IS NULL;
+CREATE INDEX sessions_active_by_user_id ON sessions (project_id, user_id, created_at, session_id)
+    WHERE ended_at IS NULL;
+CREATE INDEX sessions_active_by_session_id ON sessions (project_id, session_id)
+    WHERE ended_at IS NULL;
+CREATE INDEX sessions_ended_by_created_at ON sessions (project_id, created_at, session_id)
+    WHERE ended_at IS NOT NULL;
+CREATE INDEX sessions_ended_by_updated_at ON sessions (project_id, updated_at, session_id)
+    WHERE ended_at IS NOT NULL;
+CREATE INDEX sessions_ended_by_user_id ON sessions (project_id, user_id, created_at, session_id)
+    WHERE ended_at IS NOT NULL;
+CREATE INDEX sessions_ended_by_session_id ON sessions (project_id, session_id)
     WHERE ended_at IS NOT NULL;
 CREATE UNIQUE INDEX sessions_by_request_id ON sessions (project_id, request_id)
     WHERE request_id IS NOT NULL;
