@@ -84,6 +84,7 @@ pub async fn serve(config: &config::Serve) -> Result<(), Failure> {
         prepared = store.prepare() => prepared?,
         () = signals.any() => return Ok(()),
     }
+    health.serving().await;
     tracing::info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
     let following = spawn(&health, &store, |health, store| async move {
         health.follow(&store).await;

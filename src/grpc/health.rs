@@ -59,10 +59,14 @@ impl Health {
         (health, service)
     }
 
-    /// Follows the store, which has just been opened; returns never.
+    /// SERVING, now that the store is open.
+    pub async fn serving(&self) {
+        self.set(ServingStatus::Serving).await;
+    }
+
+    /// Follows the store from then on; returns never.
     pub async fn follow(&self, store: &Store) {
         let mut hysteresis = Hysteresis::serving();
-        self.set(ServingStatus::Serving).await;
         loop {
             sleep(INTERVAL).await;
             let answered = matches!(timeout(PATIENCE, store.ping()).await, Ok(Ok(())));

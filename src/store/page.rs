@@ -73,7 +73,7 @@ pub(super) fn unindexed_time(column: impl ColumnTrait) -> Expr {
 pub(super) fn unindexed_text(column: impl ColumnTrait) -> Expr {
     column
         .into_expr()
-        .binary(BinOper::Custom("||".into()), Expr::val(""))
+        .binary(BinOper::Custom("||"), Expr::val(""))
 }
 
 /// Collects a page of `T` from the rows of a query that [`seek`] made.

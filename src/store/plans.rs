@@ -2,23 +2,14 @@
 //! so that a page costs the same at any depth.
 
 use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, QueryTrait, Select};
-use tempfile::TempDir;
 
-use super::{Store, session, user};
+use super::{Store, session, temporary, user};
 use crate::{
     auth::ProjectId,
     fields::UserId,
     page::{Page, Part, Start},
     pb::{session::v1 as sessions, user::v1 as users},
 };
-
-async fn store() -> (TempDir, Store) {
-    let folder = TempDir::new().unwrap();
-    let url = format!("sqlite://{}/usher.db?mode=rwc", folder.path().display());
-    let store = Store::new(&url.parse().unwrap()).await.unwrap();
-    store.prepare().await.unwrap();
-    (folder, store)
-}
 
 /// The steps of a query's plan (<https://www.sqlite.org/eqp.html>).
 async fn plan<E: EntityTrait>(store: &Store, query: Select<E>) -> Vec<String> {
@@ -59,7 +50,7 @@ fn seek(
 #[tokio::test]
 async fn every_order_of_users_is_an_index() {
     use users::OrderBy;
-    let (_folder, store) = store().await;
+    let (_folder, store) = temporary().await;
     for (email, order_by, index, equal, columns) in [
         (
             None,
@@ -124,7 +115,7 @@ async fn every_order_of_users_is_an_index() {
 #[tokio::test]
 async fn every_order_of_sessions_is_an_index() {
     use sessions::{OrderBy, State};
-    let (_folder, store) = store().await;
+    let (_folder, store) = temporary().await;
     let user_id = || Some(UserId::parse("x".to_owned()).unwrap());
     for (state, indexes) in [
         (State::Unspecified, "sessions_by_"),
@@ -202,7 +193,7 @@ async fn every_order_of_sessions_is_an_index() {
 
 #[tokio::test]
 async fn what_a_filter_finds_is_sorted_rather_than_looked_for_in_an_order() {
-    let (_folder, store) = store().await;
+    let (_folder, store) = temporary().await;
     let sort = "USE TEMP B-TREE FOR ORDER BY";
     for (order_by, columns) in [
         (users::OrderBy::UpdatedAt, "updated_at,user_id"),

@@ -245,3 +245,99 @@ async fn query(db: &impl ConnectionTrait, sql: &str) -> Result<QueryResult, DbEr
         .await?
         .ok_or_else(|| DbErr::RecordNotFound(sql.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        auth::ProjectId,
+        fields::UserId,
+        store::{temporary, user},
+    };
+
+    fn user_id(number: usize) -> UserId {
+        UserId::parse(format!("user number {number} of many")).unwrap()
+    }
+
+    /// A store in which many of the users were erased.
+    async fn with_erased_users() -> (tempfile::TempDir, Store) {
+        let (folder, store) = temporary().await;
+        for number in 0..400 {
+            let add = user::Add {
+                project: ProjectId::DEFAULT,
+                user_id: user_id(number),
+                email: Some("x".repeat(number)),
+                first_name: None,
+                last_name: None,
+                metadata: None,
+                request: None,
+            };
+            user::add(&store, add).await.unwrap();
+        }
+        for number in (0..400).step_by(3) {
+            let delete = user::Delete {
+                project: ProjectId::DEFAULT,
+                user_id: user_id(number),
+                etag: None,
+                allow_missing: false,
+            };
+            user::delete(&store, delete).await.unwrap();
+        }
+        (folder, store)
+    }
+
+    fn assert_holds_only_the_others(folder: &tempfile::TempDir) {
+        let file = std::fs::read(folder.path().join("usher.db")).unwrap();
+        let holds = |number| {
+            let user_id = user_id(number);
+            let id = user_id.as_str().as_bytes();
+            file.windows(id.len()).any(|window| window == id)
+        };
+        for number in 0..400 {
+            assert_eq!(holds(number), number % 3 != 0, "{number}");
+        }
+    }
+
+    #[tokio::test]
+    async fn single_pages_are_cleaned_by_this_build() {
+        let (folder, store) = with_erased_users().await;
+        assert!(can_clean_pages(&store).await.unwrap());
+        if_wanted(&store).await.unwrap();
+        assert_holds_only_the_others(&folder);
+        // And nothing is left to clean.
+        assert_eq!(clean(&store).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_whole_file_is_rewritten_where_pages_cannot_be_cleaned() {
+        let (folder, store) = with_erased_users().await;
+        empty_log(&store).await.unwrap();
+        rewrite(&store).await.unwrap();
+        empty_log(&store).await.unwrap();
+        assert_holds_only_the_others(&folder);
+    }
+
+    #[test]
+    fn a_gap_lies_between_the_pointers_and_the_content() {
+        let mut page = vec![0xff; 512];
+        // A leaf of a table with two cells, whose content begins at 400.
+        page[..8].copy_from_slice(&[0x0d, 0, 0, 0, 2, 1, 0x90, 0]);
+        assert_eq!(gap(2, &page), Some(12..400));
+        // An interior page has four bytes more of a header.
+        page[0] = 0x05;
+        assert_eq!(gap(2, &page), Some(16..400));
+        // The first page begins with the header of the file.
+        page[100..108].copy_from_slice(&[0x0d, 0, 0, 0, 2, 1, 0x90, 0]);
+        assert_eq!(gap(1, &page), Some(112..400));
+        // What is no b-tree page has none, and neither has one that makes no sense.
+        for kind in [0x00, 0x01, 0x0b, 0xff] {
+            page[0] = kind;
+            assert_eq!(gap(2, &page), None);
+        }
+        page[..8].copy_from_slice(&[0x0d, 0, 0, 0, 2, 0xff, 0xff, 0]);
+        assert_eq!(gap(2, &page), None);
+        page[..8].copy_from_slice(&[0x0d, 0, 0, 0xff, 0xff, 1, 0x90, 0]);
+        assert_eq!(gap(2, &page), None);
+        assert_eq!(gap(1, &page[..100]), None);
+    }
+}
