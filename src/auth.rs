@@ -45,6 +45,15 @@ impl Caller {
         }
     }
 
+    /// Somebody in a project of a unit test's own.
+    #[cfg(test)]
+    pub fn of(project: i64, role: Role) -> Self {
+        Self {
+            project: ProjectId(project),
+            role,
+        }
+    }
+
     /// The caller's project, if their role is at least `role`. There is no other
     /// way to the project, so no rule can forget to ask.
     pub fn project_as(&self, role: Role) -> Result<ProjectId> {
@@ -64,10 +73,7 @@ mod tests {
     fn a_role_may_do_what_lesser_roles_may_and_no_more() {
         let roles = [Role::Reader, Role::Writer, Role::Admin];
         for (held, role) in roles.into_iter().enumerate() {
-            let caller = Caller {
-                project: ProjectId(7),
-                role,
-            };
+            let caller = Caller::of(7, role);
             for (asked, wanted) in roles.into_iter().enumerate() {
                 let project = caller.project_as(wanted);
                 if held >= asked {

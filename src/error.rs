@@ -266,3 +266,72 @@ fn fitting(violations: &[FieldViolation]) -> Vec<FieldViolation> {
     }
     listed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows of the table that no caller can reach yet, and those whose text must
+    /// not say more than the table.
+    #[test]
+    fn an_error_says_what_its_row_says_and_no_more() {
+        let secret = || "a secret of the database".into();
+        for (error, code, reason, retry) in [
+            (
+                Error::Unauthenticated,
+                Code::Unauthenticated,
+                "UNAUTHENTICATED",
+                false,
+            ),
+            (
+                Error::PermissionDenied,
+                Code::PermissionDenied,
+                "PERMISSION_DENIED",
+                false,
+            ),
+            (
+                Error::Overloaded,
+                Code::ResourceExhausted,
+                "OVERLOADED",
+                true,
+            ),
+            (
+                Error::MessageTooLarge,
+                Code::ResourceExhausted,
+                "MESSAGE_TOO_LARGE",
+                false,
+            ),
+            (
+                Error::Unavailable(secret()),
+                Code::Unavailable,
+                "STORE_UNAVAILABLE",
+                true,
+            ),
+            (Error::Internal(secret()), Code::Internal, "INTERNAL", false),
+        ] {
+            let status = Status::from(error);
+            assert_eq!(status.code(), code);
+            let details = status.get_error_details();
+            assert_eq!(details.error_info().unwrap().reason, reason);
+            assert_eq!(details.error_info().unwrap().domain, DOMAIN);
+            assert_eq!(details.retry_info().is_some(), retry);
+            assert!(!format!("{status:?}").contains("secret"));
+        }
+        let status = Status::from(Error::DeadlineExceeded);
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(status.details().is_empty());
+    }
+
+    #[test]
+    fn texts_hold_no_ids() {
+        for error in [
+            Error::NotFound(Resource::User("jane".to_owned())),
+            Error::AlreadyExists(Resource::Session("jane".to_owned())),
+            Error::RequestIdReused(Resource::User("jane".to_owned())),
+            Error::SessionEnded("jane".to_owned()),
+        ] {
+            assert!(!error.to_string().contains("jane"));
+            assert!(!Status::from(error).message().contains("jane"));
+        }
+    }
+}

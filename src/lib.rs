@@ -13,6 +13,8 @@ pub mod config;
 mod error;
 mod fields;
 mod grpc;
+#[cfg(test)]
+mod isolation;
 mod metadata;
 mod page;
 pub mod server;

@@ -199,7 +199,10 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pb::user::v1::ListOrderedRequest;
+    use crate::{
+        auth::{Caller, Role},
+        pb::user::v1::ListOrderedRequest,
+    };
 
     fn query(project: ProjectId, list: &str, email: &str) -> Query {
         let rest = ListOrderedRequest {
@@ -215,12 +218,11 @@ mod tests {
         let home = query(ProjectId::DEFAULT, "users", "a");
         let token = home.seal(key.clone());
         assert_eq!(home.open(&token), Some(key));
-        // There is no second project to call from yet, so another number stands
-        // for one here.
-        let mut elsewhere = Sha256::new();
-        elsewhere.update(2_i64.to_be_bytes());
+        let another = Caller::of(2, Role::Reader)
+            .project_as(Role::Reader)
+            .unwrap();
         for other in [
-            Query(elsewhere),
+            query(another, "users", "a"),
             query(ProjectId::DEFAULT, "sessions", "a"),
             query(ProjectId::DEFAULT, "users", "b"),
         ] {

@@ -300,7 +300,7 @@ fn is_away(cause: &RuntimeErr) -> bool {
 
 /// A store of a unit test's own.
 #[cfg(test)]
-async fn temporary() -> (tempfile::TempDir, Store) {
+pub async fn temporary() -> (tempfile::TempDir, Store) {
     let folder = tempfile::TempDir::new().unwrap();
     let url = format!("sqlite://{}/usher.db?mode=rwc", folder.path().display());
     let store = Store::new(&url.parse().unwrap()).await.unwrap();

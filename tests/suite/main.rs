@@ -6,6 +6,7 @@
 mod conformance;
 mod crash;
 mod erasure;
+mod failures;
 mod health;
 mod hostile;
 mod program;
