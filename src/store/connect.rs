@@ -83,3 +83,45 @@ fn options(url: &DatabaseUrl, query_only: &'static str) -> ConnectOptions {
         });
     options
 }
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectionTrait, DbBackend, Statement};
+
+    use super::*;
+    use crate::store::temporary;
+
+    async fn pragma(connection: &DatabaseConnection, name: &str) -> String {
+        let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
+        let statement = Statement::from_string(DbBackend::Sqlite, sql);
+        let row = connection.query_one_raw(statement).await.unwrap().unwrap();
+        row.try_get_by_index(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_connection_is_as_safe_as_it_should_be() {
+        let (_folder, store) = temporary().await;
+        let (writer, reader) = (&store.0.writer, &store.0.reader);
+        for connection in [writer, reader] {
+            for (name, value) in [
+                ("journal_mode", "wal"),
+                // FULL: a commit waits for the disk.
+                ("synchronous", "2"),
+                ("foreign_keys", "1"),
+                ("secure_delete", "1"),
+                ("temp_store", "2"),
+            ] {
+                assert_eq!(pragma(connection, name).await, value, "{name}");
+            }
+        }
+        let write = "UPDATE scrub SET wanted = 0";
+        writer.execute_unprepared(write).await.unwrap();
+        reader.execute_unprepared(write).await.unwrap_err();
+    }
+
+    #[test]
+    fn a_url_is_never_printed() {
+        let url: DatabaseUrl = "sqlite://secret.db".parse().unwrap();
+        assert!(!format!("{url:?}").contains("secret"));
+    }
+}

@@ -30,7 +30,8 @@ use tonic_types::StatusExt;
 use usher::pb::{FILE_DESCRIPTOR_SET, user::v1::user_service_client::UserServiceClient};
 
 use crate::support::{
-    Database, Engine, PATIENCE, Server, channel, failed, ok, refused_fields, said, session, user,
+    Database, Engine, PATIENCE, Server, Signal, channel, failed, ok, refused_fields, said, session,
+    user,
 };
 
 /// Messages as bytes, for calls that no generated client makes.
@@ -146,7 +147,7 @@ async fn still_serves(mut server: Server) {
     };
     ok(fresh.get(get).await);
     drop(fresh);
-    server.process.signal("TERM");
+    server.process.signal(Signal::TERM);
     assert_eq!(server.process.exit_code().await, 0);
     let output = server.process.output();
     for defect in ["panicked", "a call failed"] {

@@ -11,4 +11,5 @@ mod health;
 mod hostile;
 mod program;
 mod properties;
+mod reflection;
 mod support;

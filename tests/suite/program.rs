@@ -7,7 +7,7 @@ use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus::NotServing};
 
 use crate::support::{
-    Database, Engine, Process, Server, channel, free_addr, object, ok, said,
+    Database, Engine, Process, Server, Signal, channel, free_addr, object, ok, said,
     session::AddMessagesRequest,
     user::{AddRequest, ListOrderedRequest, UpdateRequest},
 };
@@ -213,7 +213,7 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
 
 #[tokio::test]
 async fn a_signal_drains_the_server() {
-    for signal in ["TERM", "INT"] {
+    for signal in [Signal::TERM, Signal::INT] {
         let database = Database::new(Engine::Sqlite);
         let mut server = Server::start(&database).await;
         let mut watch = ok(server.health.watch(HealthCheckRequest::default()).await);
@@ -263,7 +263,7 @@ async fn the_drain_is_bounded() {
         users.add(request).await
     });
     server.get_user("nobody").await.unwrap_err();
-    server.process.signal("TERM");
+    server.process.signal(Signal::TERM);
     // The lock is still held when it exits.
     assert_eq!(server.process.exit_code().await, 0);
     in_flight.await.unwrap().unwrap_err();
@@ -287,7 +287,7 @@ async fn a_signal_ends_a_server_that_is_still_opening_its_database() {
     while channel(addr).await.is_err() {
         tokio::task::yield_now().await;
     }
-    process.signal("TERM");
+    process.signal(Signal::TERM);
     assert_eq!(process.exit_code().await, 0);
 }
 
@@ -360,7 +360,7 @@ async fn no_personal_data_is_logged_at_any_level() {
     ok(server.users.delete(erase.clone()).await);
     erase.allow_missing = false;
     server.users.delete(erase).await.unwrap_err();
-    server.process.signal("TERM");
+    server.process.signal(Signal::TERM);
     server.process.exit_code().await;
     let output = server.process.output();
     assert!(output.lines().count() > 2, "{output}");

@@ -11,6 +11,7 @@ use std::{
 };
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
+use rustix::process::{Pid, kill_process};
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
     TransactionOptions, TransactionTrait,
@@ -33,6 +34,7 @@ use usher::pb::{
     user::v1::{self as users, user_service_client::UserServiceClient},
 };
 
+pub use rustix::process::Signal;
 pub use usher::pb::{session::v1 as session, user::v1 as user};
 
 /// Longer than anything here takes on a busy machine.
@@ -162,12 +164,9 @@ impl Process {
         }
     }
 
-    pub fn signal(&self, name: &str) {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = std::process::Command::new("kill")
-            .args(["-s", name, &pid])
-            .status();
-        assert!(sent.unwrap().success());
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
     /// Waits for its end, and for all of its output.
@@ -241,13 +240,13 @@ impl Server {
 
     /// A stop as an operator does it.
     pub async fn stop(mut self) {
-        self.process.signal("TERM");
+        self.process.signal(Signal::TERM);
         assert_eq!(self.process.exit_code().await, 0);
     }
 
     /// A crash.
     pub async fn kill(mut self) {
-        self.process.signal("KILL");
+        self.process.signal(Signal::KILL);
         assert_eq!(self.process.exit().await.code(), None);
     }
 
