@@ -10,7 +10,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::{auth::ProjectId, fields::Violations};
+use crate::{auth::ProjectId, error::Error, fields::Violations};
 
 /// The rows of a page whose request names no size.
 const DEFAULT_SIZE: u64 = 50;
@@ -20,6 +20,14 @@ const MAX_SIZE: u64 = 1000;
 
 /// How much of the SHA-256 a token carries, in bytes.
 const DIGEST_BYTES: usize = 16;
+
+/// What is wrong with a token that was made elsewhere, or edited.
+const FOREIGN_TOKEN: &str = "does not belong to this list and query";
+
+/// The refusal of a token whose digest is right and whose key is not.
+pub fn foreign_token() -> Error {
+    Error::invalid("page_token", FOREIGN_TOKEN)
+}
 
 /// One column of a key.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
@@ -101,7 +109,7 @@ impl Page {
             (0, token) => match query.open(token) {
                 Some(key) => Some(Start::After(key)),
                 None => {
-                    violations.add("page_token", "does not belong to this list and query");
+                    violations.add("page_token", FOREIGN_TOKEN);
                     None
                 }
             },

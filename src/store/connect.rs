@@ -3,10 +3,15 @@
 
 use std::{fmt, num::NonZero, str::FromStr, thread, time::Duration};
 
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, SqlxSqliteConnector};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
+    sqlx::{Connection, sqlite::SqliteConnectOptions},
+};
+
+use super::OpenError;
 
 /// How long a statement waits for another process that holds the database's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a read waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,12 +23,23 @@ pub struct DatabaseUrl(String);
 impl FromStr for DatabaseUrl {
     type Err = &'static str;
 
+    /// Takes `sqlite://PATH`, with `?mode=rw` or `?mode=rwc` or neither.
     fn from_str(url: &str) -> Result<Self, Self::Err> {
-        if !SqlxSqliteConnector::accepts(url) {
-            return Err("it must be like sqlite://usher.db?mode=rwc");
-        }
-        if url.contains(":memory:") || url.contains("mode=memory") {
-            return Err("it must name a file; an in-memory database would be one per connection");
+        let query = url.split_once('?').map(|(_, query)| query);
+        let options = SqliteConnectOptions::from_str(url);
+        let path = match &options {
+            Ok(options)
+                if url.starts_with("sqlite:")
+                    && matches!(query, None | Some("mode=rw" | "mode=rwc")) =>
+            {
+                options.get_filename().to_string_lossy()
+            }
+            _ => return Err("it must be like sqlite://usher.db?mode=rwc"),
+        };
+        // In memory, every connection would have a database of its own. A path that
+        // begins with file: would be a URI (https://www.sqlite.org/uri.html).
+        if path.is_empty() || path == ":memory:" || path.starts_with("file:") {
+            return Err("it must name a file");
         }
         Ok(Self(url.to_owned()))
     }
@@ -49,6 +65,18 @@ pub(super) async fn sqlite(
     ))
 }
 
+/// Whether the file is in the mode that it was asked to be in. SQLite does not say so
+/// when it cannot be, as on a file system without shared memory.
+pub(super) async fn check_wal(writer: &DatabaseConnection) -> Result<(), OpenError> {
+    let statement = Statement::from_string(DbBackend::Sqlite, "PRAGMA journal_mode");
+    let mode = writer.query_one_raw(statement).await?;
+    let mode: Option<String> = mode.map(|row| row.try_get_by_index(0)).transpose()?;
+    match mode.as_deref() {
+        Some("wal") => Ok(()),
+        _ => Err(OpenError::NoWal),
+    }
+}
+
 /// A reader is a thread that runs statements, so more than the processors can run
 /// would only wait; fewer than four would let one long list hold up the rest.
 fn reader_count() -> u32 {
@@ -67,6 +95,14 @@ fn options(url: &DatabaseUrl, query_only: &'static str) -> ConnectOptions {
         .max_lifetime(None::<Duration>)
         // Statements are not logged, for no personal data is.
         .sqlx_logging(false)
+        // SQLite ends a transaction by itself when its disk fails or is full
+        // (https://www.sqlite.org/lang_transaction.html, section 3). sqlx would still
+        // count it, and nest every later one inside it, never to be committed. Such a
+        // connection is replaced.
+        .map_sqlx_sqlite_before_acquire(|connection, _| {
+            let at_rest = !connection.is_in_transaction();
+            Box::pin(async move { Ok(at_rest) })
+        })
         .map_sqlx_sqlite_opts(move |options| {
             options
                 .busy_timeout(BUSY_TIMEOUT)
@@ -86,8 +122,6 @@ fn options(url: &DatabaseUrl, query_only: &'static str) -> ConnectOptions {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{ConnectionTrait, DbBackend, Statement};
-
     use super::*;
     use crate::store::temporary;
 
@@ -117,6 +151,36 @@ mod tests {
         let write = "UPDATE scrub SET wanted = 0";
         writer.execute_unprepared(write).await.unwrap();
         reader.execute_unprepared(write).await.unwrap_err();
+    }
+
+    #[test]
+    fn a_url_names_a_file() {
+        for url in [
+            "sqlite://usher.db",
+            "sqlite:usher.db?mode=rw",
+            "sqlite:///var/lib/usher/a%20b.db?mode=rwc",
+        ] {
+            assert!(url.parse::<DatabaseUrl>().is_ok(), "{url}");
+        }
+        for url in [
+            "",
+            "usher.db",
+            "sqlite:",
+            "sqlite://",
+            "sqlite://?mode=rwc",
+            "sqlite::memory:",
+            "sqlite://:memory:?mode=rwc",
+            "sqlite://%3Amemory%3A",
+            "sqlite://file:usher.db",
+            "sqlite://usher.db?mode=memory",
+            "sqlite://usher.db?mode=%6Demory",
+            "sqlite://usher.db?mode=ro",
+            "sqlite://usher.db?mode=rwc&cache=shared",
+            "sqlite://usher.db?mode=nonsense",
+            "postgres://user:secret@host/usher",
+        ] {
+            assert!(url.parse::<DatabaseUrl>().is_err(), "{url}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Resource, Result},
     fields::{RequestId, SessionId},
     metadata::{self, Change, Metadata},
-    page::{Page, Part, Start},
+    page::{Page, Part, Start, foreign_token},
     pb::session::v1::Message,
 };
 
@@ -197,8 +197,7 @@ pub async fn list(store: &Store, list: &List) -> Result<(Rows<Message>, i64)> {
     let (after, until) = match (&list.page.start, list.last_n) {
         (Start::After(key), _) => match key[..] {
             [Part::Number(after), Part::Number(until)] => (after, until),
-            // A token that opens was made here, below.
-            _ => (total, total),
+            _ => return Err(foreign_token()),
         },
         (_, None) => (0, i64::MAX),
         (_, Some(last_n)) => (total.saturating_sub_unsigned(last_n).max(0), total),
@@ -212,7 +211,8 @@ pub async fn list(store: &Store, list: &List) -> Result<(Rows<Message>, i64)> {
         .stream(&snapshot)
         .await?;
     let key = |row: &Model| vec![Part::Number(row.sequence), Part::Number(until)];
-    Ok((page::collect(rows, &list.page, key).await?, total))
+    let rows = page::collect(rows, &list.page, key).await?;
+    Ok((rows, total))
 }
 
 /// Reads a message.
@@ -222,10 +222,10 @@ pub async fn get(
     session_id: &SessionId,
     message_id: Uuid,
 ) -> Result<Model> {
-    let snapshot = store.snapshot().await?;
-    match find(project, session_id, message_id).one(&snapshot).await? {
+    let reader = store.reader()?;
+    match find(project, session_id, message_id).one(reader).await? {
         Some(message) => Ok(message),
-        None => Err(not_found(&snapshot, project, session_id, message_id).await),
+        None => Err(not_found(reader, project, session_id, message_id).await),
     }
 }
 
@@ -312,7 +312,7 @@ fn find(project: ProjectId, session_id: &SessionId, message_id: Uuid) -> Select<
 
 /// Says whether it is the session or the message that is not there.
 async fn not_found(
-    db: &DatabaseTransaction,
+    db: &impl ConnectionTrait,
     project: ProjectId,
     session_id: &SessionId,
     message_id: Uuid,

@@ -17,18 +17,25 @@ mod totals;
 pub mod user;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::future::BoxFuture;
 use prost_types::Timestamp;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, QuerySelect,
-    RuntimeErr, Select, SqlErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait,
+    QuerySelect, RuntimeErr, Select, SqlErr, SqliteTransactionMode, SqlxSqliteError,
+    TransactionOptions, TransactionTrait,
     sea_query::{Asterisk, Expr, ExprTrait},
 };
-use tokio::sync::{Mutex, MutexGuard, Notify, Semaphore, oneshot};
+use tokio::{
+    sync::{Mutex, Notify, OwnedMutexGuard, Semaphore},
+    time::{Instant, sleep},
+};
 use uuid::Uuid;
 
 pub use connect::DatabaseUrl;
@@ -39,6 +46,9 @@ use crate::error::{Error, Result};
 /// The most writes that wait for their turn; one more is turned away.
 const WAITING_WRITES: usize = 1024;
 
+/// How long after one attempt to open a busy database the next one is made.
+const RETRY: Duration = Duration::from_millis(20);
+
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -48,6 +58,9 @@ pub enum OpenError {
     /// A later version of usher was here.
     #[error("it was migrated by a newer version of usher ({0}); use that version")]
     Newer(String),
+    /// The file system has no shared memory, as most network file systems.
+    #[error("it cannot be switched to write-ahead logging; put it on a local disk")]
+    NoWal,
 }
 
 /// A write: what it does in a transaction with its input. It may be run again from
@@ -61,9 +74,14 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     reader: DatabaseConnection,
     writer: DatabaseConnection,
-    /// Held by the write that runs. First come, first served.
-    turn: Mutex<()>,
-    waiting: Arc<Semaphore>,
+    /// Held by the write that runs.
+    turn: Arc<Mutex<()>>,
+    /// The places of those that wait for it.
+    waiting: Semaphore,
+    /// How many writes have ended, and how many had at the last ping that found one
+    /// running.
+    done: AtomicU64,
+    done_at_ping: AtomicU64,
     /// Set once the schema is there.
     ready: OnceLock<()>,
     /// Wakes the scrubber.
@@ -78,8 +96,10 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             reader,
             writer,
-            turn: Mutex::new(()),
-            waiting: Arc::new(Semaphore::new(WAITING_WRITES)),
+            turn: Arc::new(Mutex::new(())),
+            waiting: Semaphore::new(WAITING_WRITES),
+            done: AtomicU64::new(0),
+            done_at_ping: AtomicU64::new(u64::MAX),
             ready: OnceLock::new(),
             erased: Notify::new(),
         })))
@@ -87,24 +107,43 @@ impl Store {
 
     /// Opens or creates the database, and migrates it.
     pub async fn prepare(&self) -> Result<(), OpenError> {
-        let txn = self.begin().await?;
+        let deadline = Instant::now() + connect::BUSY_TIMEOUT;
+        // Processes that switch a new file to WAL at once are told at once that it is
+        // busy, whatever their timeout (https://www.sqlite.org/wal.html, 11).
+        let txn = loop {
+            match self.begin().await {
+                Err(error) if is_busy(&error) && Instant::now() < deadline => sleep(RETRY).await,
+                txn => break txn?,
+            }
+        };
         migration::apply(&txn).await?;
         txn.commit().await?;
+        connect::check_wal(&self.0.writer).await?;
         self.0.ready.get_or_init(|| ());
         Ok(())
     }
 
-    /// Shows that the database can be read and could be written.
+    /// Shows that the database can be read, and that it could be written or is being
+    /// written: a ping does not stand in line, for a long line is no fault of it.
     pub async fn ping(&self) -> Result<()> {
         let reader = self.reader()?;
         reader.execute_unprepared("SELECT 1 FROM totals").await?;
-        self.write((), |_, ()| Box::pin(async { Ok(()) })).await
+        match Arc::clone(&self.0.turn).try_lock_owned() {
+            Ok(turn) => self.run(turn, (), |_, ()| Box::pin(async { Ok(()) })).await,
+            Err(_) => {
+                let done = self.0.done.load(Ordering::Relaxed);
+                if self.0.done_at_ping.swap(done, Ordering::Relaxed) == done {
+                    return Err(Error::Unavailable("no write has ended for a while".into()));
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Finds what is left in the file of erased rows and removes it, whenever there
     /// was an erasure; returns never.
-    pub async fn scrub_forever(&self) {
-        scrub::run(self).await;
+    pub async fn scrub_forever(self) {
+        scrub::run(&self).await;
     }
 
     /// One last scrub, if one is wanted.
@@ -133,40 +172,45 @@ impl Store {
 
     /// Runs a write in a transaction of its own, when its turn has come, and commits
     /// it if it succeeds.
-    ///
-    /// A write that has begun runs to its end even if its caller leaves, so that no
-    /// transaction is ever abandoned half way; one whose caller left before that is
-    /// not begun.
     async fn write<I, T>(&self, input: I, apply: Write<I, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
         self.check_ready()?;
-        let place = Arc::clone(&self.0.waiting)
-            .try_acquire_owned()
+        let place = self
+            .0
+            .waiting
+            .try_acquire()
             .map_err(|_| Error::Overloaded)?;
-        let (mut answer, answered) = oneshot::channel();
-        let store = self.clone();
-        tokio::spawn(async move {
-            let turn = tokio::select! {
-                biased;
-                () = answer.closed() => return,
-                turn = store.turn() => turn,
-            };
-            drop(place);
-            let result = store.transact(&input, apply).await;
-            drop(turn);
-            let _ = answer.send(result);
-        });
-        answered
-            .await
-            .map_err(|gone| Error::Internal(Box::new(gone)))?
+        let turn = self.turn().await;
+        drop(place);
+        self.run(turn, input, apply).await
     }
 
-    /// Waits until no write runs, and keeps others waiting while it is held.
-    async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.0.turn.lock().await
+    /// Waits until no write runs, and keeps others waiting while it is held. First come,
+    /// first served.
+    async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.0.turn).lock_owned().await
+    }
+
+    /// Runs a write whose turn has come. It runs to its end even if its caller leaves, so
+    /// that no transaction is ever abandoned half way.
+    async fn run<I, T>(&self, turn: OwnedMutexGuard<()>, input: I, apply: Write<I, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let store = self.clone();
+        let running = tokio::spawn(async move {
+            let result = store.transact(&input, apply).await;
+            store.0.done.fetch_add(1, Ordering::Relaxed);
+            drop(turn);
+            result
+        });
+        running
+            .await
+            .map_err(|panic| Error::Internal(Box::new(panic)))?
     }
 
     async fn transact<I, T>(&self, input: &I, apply: Write<I, T>) -> Result<T> {
@@ -177,7 +221,8 @@ impl Store {
                 Ok(value)
             }
             Err(error) => {
-                txn.rollback().await?;
+                // After some errors the engine has done it already, and says so.
+                let _ = txn.rollback().await;
                 Err(error)
             }
         }
@@ -263,39 +308,50 @@ fn is_foreign_key_violation(error: &DbErr) -> bool {
 
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Self {
-        match &error {
-            DbErr::ConnectionAcquire(_) => Self::Overloaded,
-            DbErr::Conn(cause) | DbErr::Exec(cause) | DbErr::Query(cause) if is_away(cause) => {
-                Self::Unavailable(Box::new(error))
-            }
-            _ => Self::Internal(Box::new(error)),
+        match error {
+            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => Self::Overloaded,
+            error if is_away(&error) => Self::Unavailable(Box::new(error)),
+            error => Self::Internal(Box::new(error)),
         }
     }
 }
 
 /// Whether the database, rather than the statement, is to blame: it is locked by
-/// somebody else, or its disk is full, read-only, failing or gone. The primary
-/// result code is the low byte: <https://www.sqlite.org/rescode.html>.
-fn is_away(cause: &RuntimeErr) -> bool {
-    const BUSY: i32 = 5;
-    const LOCKED: i32 = 6;
+/// somebody else, or its disk is full, read-only, failing or gone.
+fn is_away(error: &DbErr) -> bool {
     const READONLY: i32 = 8;
     const IOERR: i32 = 10;
     const FULL: i32 = 13;
     const CANTOPEN: i32 = 14;
     const PROTOCOL: i32 = 15;
-    let RuntimeErr::SqlxError(error) = cause else {
-        return false;
+    is_busy(error)
+        || matches!(
+            sqlite_code(error),
+            Some(READONLY | IOERR | FULL | CANTOPEN | PROTOCOL)
+        )
+        || matches!(error, DbErr::ConnectionAcquire(_))
+}
+
+/// Whether somebody else holds the database's lock.
+fn is_busy(error: &DbErr) -> bool {
+    const BUSY: i32 = 5;
+    const LOCKED: i32 = 6;
+    matches!(sqlite_code(error), Some(BUSY | LOCKED))
+}
+
+/// The primary result code of SQLite, which is the low byte
+/// (<https://www.sqlite.org/rescode.html>).
+fn sqlite_code(error: &DbErr) -> Option<i32> {
+    let (DbErr::Conn(cause) | DbErr::Exec(cause) | DbErr::Query(cause)) = error else {
+        return None;
     };
-    let Some(error) = error.as_database_error() else {
-        return false;
+    let RuntimeErr::SqlxError(cause) = cause else {
+        return None;
     };
-    let code: Option<i32> = error.code().and_then(|code| code.parse().ok());
-    let primary = code.map(|code| code & 0xff);
-    matches!(
-        primary,
-        Some(BUSY | LOCKED | READONLY | IOERR | FULL | CANTOPEN | PROTOCOL)
-    )
+    let cause = cause.as_database_error()?;
+    cause.try_downcast_ref::<SqlxSqliteError>()?;
+    let code: i32 = cause.code()?.parse().ok()?;
+    Some(code & 0xff)
 }
 
 /// A store of a unit test's own.
@@ -306,4 +362,80 @@ pub async fn temporary() -> (tempfile::TempDir, Store) {
     let store = Store::new(&url.parse().unwrap()).await.unwrap();
     store.prepare().await.unwrap();
     (folder, store)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{auth::ProjectId, fields::UserId};
+
+    fn user_id(number: usize) -> UserId {
+        UserId::parse(format!("user {number}")).unwrap()
+    }
+
+    async fn add(store: &Store, number: usize) -> Result<user::Model> {
+        let add = user::Add {
+            project: ProjectId::DEFAULT,
+            user_id: user_id(number),
+            email: None,
+            first_name: Some("x".repeat(1000)),
+            last_name: None,
+            metadata: None,
+            request: None,
+        };
+        user::add(store, add).await
+    }
+
+    #[tokio::test]
+    async fn what_is_acknowledged_after_the_disk_was_full_is_committed() {
+        let (folder, store) = temporary().await;
+        let writer = &store.0.writer;
+        writer
+            .execute_unprepared("PRAGMA max_page_count = 60")
+            .await
+            .unwrap();
+        let mut number = 0;
+        let error = loop {
+            match add(&store, number).await {
+                Ok(_) => number += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+        // The next writes fail for another reason, and then succeed.
+        let taken = add(&store, 0).await;
+        assert!(matches!(taken, Err(Error::AlreadyExists(_))), "{taken:?}");
+        writer
+            .execute_unprepared("PRAGMA max_page_count = 6000")
+            .await
+            .unwrap();
+        add(&store, number).await.unwrap();
+
+        // Another process sees what was acknowledged.
+        let url = format!("sqlite://{}/usher.db", folder.path().display());
+        let other = Store::new(&url.parse().unwrap()).await.unwrap();
+        other.prepare().await.unwrap();
+        for number in 0..=number {
+            user::get(&other, ProjectId::DEFAULT, &user_id(number))
+                .await
+                .unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ping_does_not_stand_in_line() {
+        let (_folder, store) = temporary().await;
+        let turn = store.turn().await;
+        // A write runs, and it may be the first.
+        store.ping().await.unwrap();
+        // It still does, and none has ended.
+        let stuck = store.ping().await;
+        assert!(matches!(stuck, Err(Error::Unavailable(_))), "{stuck:?}");
+        store
+            .run(turn, (), |_, ()| Box::pin(async { Ok(()) }))
+            .await
+            .unwrap();
+        let _turn = store.turn().await;
+        store.ping().await.unwrap();
+    }
 }

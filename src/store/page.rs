@@ -4,16 +4,23 @@
 use futures_util::{Stream, TryStreamExt};
 use prost::Message;
 use sea_orm::{
-    ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
+    DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
     sea_query::{BinOper, Expr, ExprTrait, Order},
 };
 
-use crate::page::{Key, Page, Part, Start};
+use crate::{
+    error::{Error, Result},
+    page::{self, Key, Page, Part, Start},
+};
 
 /// A page that is walked by tokens ends before it grows past this many bytes of
 /// protobuf, so that it fits into the 4 MiB that clients take by default. A page
 /// holds one row at least, and no row is larger.
 const PAGE_BYTES: usize = 3 * 1024 * 1024;
+
+/// The most that a page with a number may hold, in bytes of protobuf. It cannot end
+/// early, for the next number would not begin where it ended.
+const NUMBERED_PAGE_BYTES: usize = 64 * 1024 * 1024;
 
 /// The rows of a page.
 #[derive(Debug)]
@@ -24,56 +31,101 @@ pub struct Rows<T> {
     pub next: Option<Key>,
 }
 
-/// Narrows a query to a page: ordered by `columns`, and from where the page starts.
+/// A column of an order: how the engine knows it, and what a row has in it.
+pub(super) struct Column<M> {
+    expr: Expr,
+    kind: Kind,
+    part: fn(&M) -> Part,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Time,
+    Text,
+}
+
+impl<M> Column<M> {
+    /// A time.
+    pub(super) fn time(expr: Expr, part: fn(&M) -> Part) -> Self {
+        let kind = Kind::Time;
+        Self { expr, kind, part }
+    }
+
+    /// An id or an e-mail.
+    pub(super) fn text(expr: Expr, part: fn(&M) -> Part) -> Self {
+        let kind = Kind::Text;
+        Self { expr, kind, part }
+    }
+
+    /// The same, but as no index knows it.
+    ///
+    /// Where a filter finds few rows, they are to be found by it and then sorted, which
+    /// costs as much as they are many. An engine that knows nothing of their number would
+    /// rather walk the index of the order, past every row that does not match.
+    pub(super) fn unindexed(self) -> Self {
+        let expr = match self.kind {
+            Kind::Time => self.expr.add(0),
+            Kind::Text => self.expr.binary(BinOper::Custom("||"), Expr::val("")),
+        };
+        Self { expr, ..self }
+    }
+
+    /// Whether a token's part can stand in this column. Whoever forges a token can put
+    /// anything there.
+    fn takes(&self, part: &Part) -> bool {
+        match part {
+            Part::Number(_) => self.kind == Kind::Time,
+            Part::Text(text) => self.kind == Kind::Text && !text.contains('\0'),
+        }
+    }
+}
+
+/// Narrows a query to a page: ordered by the columns, and from where the page starts.
 ///
 /// The comparison is of row values, which both engines answer by a seek in an index
 /// on the columns (<https://www.sqlite.org/rowvalue.html>, section 3.2); the same
 /// spelled out with AND and OR is filtered row by row on PostgreSQL.
 pub(super) fn seek<E: EntityTrait>(
     query: Select<E>,
-    columns: Vec<Expr>,
+    columns: &[Column<E::Model>],
     ascending: bool,
     page: &Page,
-) -> Select<E> {
+) -> Result<Select<E>> {
     let order = if ascending { Order::Asc } else { Order::Desc };
-    let ordered = columns
-        .iter()
-        .cloned()
-        .fold(query, |query, column| query.order_by(column, order.clone()));
+    let ordered = columns.iter().fold(query, |query, column| {
+        query.order_by(column.expr.clone(), order.clone())
+    });
     // One more row than the page holds tells whether another page follows.
     let limited = ordered.limit(page.size + 1);
     match &page.start {
-        Start::First => limited,
-        Start::Offset(rows) => limited.offset(*rows),
+        Start::First => Ok(limited),
+        Start::Offset(rows) => Ok(limited.offset(*rows)),
         Start::After(key) => {
-            let here = Expr::tuple(columns);
+            let fits = key.len() == columns.len()
+                && columns
+                    .iter()
+                    .zip(key)
+                    .all(|(column, part)| column.takes(part));
+            if !fits {
+                return Err(page::foreign_token());
+            }
+            let here = Expr::tuple(columns.iter().map(|column| column.expr.clone()));
             let last = Expr::tuple(key.iter().map(|part| match part {
                 Part::Number(number) => Expr::val(*number),
                 Part::Text(text) => Expr::val(text.as_str()),
             }));
-            limited.filter(if ascending {
+            Ok(limited.filter(if ascending {
                 here.gt(last)
             } else {
                 here.lt(last)
-            })
+            }))
         }
     }
 }
 
-/// A time that no index knows.
-///
-/// Where a filter finds few rows, they are to be found by it and then sorted, which
-/// costs as much as they are many. An engine that knows nothing of their number would
-/// rather walk the index of the order, past every row that does not match.
-pub(super) fn unindexed_time(column: impl ColumnTrait) -> Expr {
-    column.into_expr().add(0)
-}
-
-/// Likewise, a text.
-pub(super) fn unindexed_text(column: impl ColumnTrait) -> Expr {
-    column
-        .into_expr()
-        .binary(BinOper::Custom("||"), Expr::val(""))
+/// The key of a row in an order.
+pub(super) fn key<M>(columns: &[Column<M>], row: &M) -> Key {
+    columns.iter().map(|column| (column.part)(row)).collect()
 }
 
 /// Collects a page of `T` from the rows of a query that [`seek`] made.
@@ -81,15 +133,10 @@ pub(super) async fn collect<M, T>(
     rows: impl Stream<Item = Result<M, DbErr>>,
     page: &Page,
     key: impl Fn(&M) -> Key,
-) -> Result<Rows<T>, DbErr>
+) -> Result<Rows<T>>
 where
     T: From<M> + Message,
 {
-    // Pages that are counted must hold what their number says.
-    let bytes_limit = match page.start {
-        Start::Offset(_) => usize::MAX,
-        Start::First | Start::After(_) => PAGE_BYTES,
-    };
     let mut rows = std::pin::pin!(rows);
     let mut page_rows: Vec<T> = Vec::new();
     let mut bytes = 0;
@@ -98,8 +145,14 @@ where
         let row_key = key(&row);
         let row = T::from(row);
         bytes += row.encoded_len();
-        let full = page_rows.len() as u64 == page.size || bytes > bytes_limit;
-        if full && !page_rows.is_empty() {
+        let is_full = page_rows.len() as u64 == page.size
+            || match page.start {
+                // A page that is counted holds what its number says, or nothing.
+                Start::Offset(_) if bytes > NUMBERED_PAGE_BYTES => return Err(too_large()),
+                Start::Offset(_) => false,
+                Start::First | Start::After(_) => bytes > PAGE_BYTES && !page_rows.is_empty(),
+            };
+        if is_full {
             return Ok(Rows {
                 rows: page_rows,
                 next: last,
@@ -112,4 +165,41 @@ where
         rows: page_rows,
         next: None,
     })
+}
+
+fn too_large() -> Error {
+    let limit = NUMBERED_PAGE_BYTES / 1024 / 1024;
+    let flaw = format!("is too large: these rows take more than {limit} MiB; use page_token");
+    Error::invalid("page_size", flaw)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+    use crate::pb::session::v1::Message as Row;
+
+    /// Rows of two mebibytes each.
+    async fn page_of(rows: usize, start: Start) -> Result<Rows<Row>> {
+        let rows = (0..rows).map(|_| {
+            Ok(Row {
+                content: "x".repeat(2 * 1024 * 1024),
+                ..Row::default()
+            })
+        });
+        collect(stream::iter(rows), &Page::of(start), |_| Key::new()).await
+    }
+
+    #[tokio::test]
+    async fn a_page_ends_early_unless_it_has_a_number_and_then_it_is_whole_or_refused() {
+        for start in [Start::First, Start::After(Key::new())] {
+            let page = page_of(5, start).await.unwrap();
+            assert_eq!((page.rows.len(), page.next.is_some()), (1, true));
+        }
+        let page = page_of(30, Start::Offset(0)).await.unwrap();
+        assert_eq!((page.rows.len(), page.next.is_some()), (30, false));
+        let refused = page_of(40, Start::Offset(0)).await;
+        assert!(matches!(refused, Err(Error::Invalid(fields)) if fields[0].field == "page_size"));
+    }
 }

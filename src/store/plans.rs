@@ -3,7 +3,7 @@
 
 use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, QueryTrait, Select};
 
-use super::{Store, session, temporary, user};
+use super::{Store, page, session, temporary, user};
 use crate::{
     auth::ProjectId,
     fields::UserId,
@@ -22,9 +22,25 @@ async fn plan<E: EntityTrait>(store: &Store, query: Select<E>) -> Vec<String> {
         .collect()
 }
 
-/// Any key of this many columns; the plan does not depend on the values.
+async fn user_plan(store: &Store, list: &user::List) -> Vec<String> {
+    let (matching, order) = (user::matching(list), user::order(list));
+    let query = page::seek(matching, &order, list.ascending, &list.page);
+    plan(store, query.unwrap()).await
+}
+
+async fn session_plan(store: &Store, list: &session::List) -> Vec<String> {
+    let (matching, order) = (session::matching(list), session::order(list));
+    let query = page::seek(matching, &order, list.ascending, &list.page);
+    plan(store, query.unwrap()).await
+}
+
+/// Any key of these columns; the plan does not depend on the values.
 fn starts(columns: &str) -> [Start; 3] {
-    let key = columns.split(',').map(|_| Part::Number(0)).collect();
+    let part = |column: &str| match column {
+        "created_at" | "updated_at" => Part::Number(0),
+        _ => Part::Text(String::new()),
+    };
+    let key = columns.split(',').map(part).collect();
     [Start::First, Start::Offset(10), Start::After(key)]
 }
 
@@ -107,7 +123,7 @@ async fn every_order_of_users_is_an_index() {
                 ascending,
                 page: Page::of(start),
             };
-            assert_eq!(plan(&store, user::page_query(&list)).await, [expected]);
+            assert_eq!(user_plan(&store, &list).await, [expected]);
         }
     }
 }
@@ -185,7 +201,7 @@ async fn every_order_of_sessions_is_an_index() {
                     ascending,
                     page: Page::of(start),
                 };
-                assert_eq!(plan(&store, session::page_query(&list)).await, [expected]);
+                assert_eq!(session_plan(&store, &list).await, [expected]);
             }
         }
     }
@@ -208,7 +224,7 @@ async fn what_a_filter_finds_is_sorted_rather_than_looked_for_in_an_order() {
                 page: Page::of(start),
             };
             let search = "SEARCH users USING INDEX users_by_email (project_id=? AND email_key=?)";
-            assert_eq!(plan(&store, user::page_query(&list)).await, [search, sort]);
+            assert_eq!(user_plan(&store, &list).await, [search, sort]);
         }
     }
     for (order_by, columns) in [
@@ -226,10 +242,7 @@ async fn what_a_filter_finds_is_sorted_rather_than_looked_for_in_an_order() {
             };
             let search =
                 "SEARCH sessions USING INDEX sessions_by_user_id (project_id=? AND user_id=?)";
-            assert_eq!(
-                plan(&store, session::page_query(&list)).await,
-                [search, sort]
-            );
+            assert_eq!(session_plan(&store, &list).await, [search, sort]);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Resource, Result},
     fields::{RequestId, SessionId, UserId},
     metadata::{self, Change, Metadata},
-    page::{Key, Page, Part},
+    page::{Page, Part},
     pb::session::v1::{OrderBy, Receipt, Session, State},
 };
 
@@ -336,7 +336,7 @@ pub async fn list_of(
     Ok((rows(&snapshot, &list).await?, total))
 }
 
-fn matching(list: &List) -> Select<Entity> {
+pub(super) fn matching(list: &List) -> Select<Entity> {
     let mut query = Entity::find().filter(Column::ProjectId.eq(list.project.get()));
     if let Some(user_id) = &list.user_id {
         query = query.filter(Column::UserId.eq(user_id.as_str()));
@@ -349,59 +349,46 @@ fn matching(list: &List) -> Select<Entity> {
 }
 
 async fn rows(snapshot: &DatabaseTransaction, list: &List) -> Result<Rows<Session>> {
-    let rows = page_query(list).stream(snapshot).await?;
-    Ok(page::collect(rows, &list.page, |row| key(row, list)).await?)
-}
-
-pub(super) fn page_query(list: &List) -> Select<Entity> {
-    page::seek(matching(list), order(list), list.ascending, &list.page)
-}
-
-/// By what a list is ordered. Sessions of one user are all equal by user.
-fn order_by(list: &List) -> OrderBy {
-    match (list.order_by, &list.user_id) {
-        (OrderBy::Unspecified, _) | (OrderBy::UserId, Some(_)) => OrderBy::CreatedAt,
-        (order_by, _) => order_by,
-    }
+    let order = order(list);
+    let query = page::seek(matching(list), &order, list.ascending, &list.page)?;
+    let rows = query.stream(snapshot).await?;
+    page::collect(rows, &list.page, |row| page::key(&order, row)).await
 }
 
 /// The columns of an order. Each order is an index, in which the project comes first,
 /// for all sessions and for each state; a user's sessions, which are few, are sorted
 /// unless the index of users has them in order.
-fn order(list: &List) -> Vec<Expr> {
-    let session_id = Column::SessionId.into_expr();
-    match (order_by(list), &list.user_id) {
-        (OrderBy::Unspecified | OrderBy::CreatedAt, _) => {
-            vec![Column::CreatedAt.into_expr(), session_id]
+pub(super) fn order(list: &List) -> Vec<page::Column<Model>> {
+    let created_at = || {
+        page::Column::time(Column::CreatedAt.into_expr(), |row: &Model| {
+            Part::Number(row.created_at)
+        })
+    };
+    let updated_at = || {
+        page::Column::time(Column::UpdatedAt.into_expr(), |row: &Model| {
+            Part::Number(row.updated_at)
+        })
+    };
+    let session_id = || {
+        page::Column::text(Column::SessionId.into_expr(), |row: &Model| {
+            Part::Text(row.session_id.clone())
+        })
+    };
+    let user_id = || {
+        page::Column::text(Column::UserId.into_expr(), |row: &Model| {
+            Part::Text(row.user_id.clone())
+        })
+    };
+    match (list.order_by, &list.user_id) {
+        // Sessions of one user are all equal by user.
+        (OrderBy::Unspecified | OrderBy::CreatedAt, _) | (OrderBy::UserId, Some(_)) => {
+            vec![created_at(), session_id()]
         }
-        (OrderBy::UpdatedAt, None) => vec![Column::UpdatedAt.into_expr(), session_id],
-        (OrderBy::UpdatedAt, Some(_)) => {
-            vec![page::unindexed_time(Column::UpdatedAt), session_id]
-        }
-        (OrderBy::SessionId, None) => vec![session_id],
-        (OrderBy::SessionId, Some(_)) => vec![page::unindexed_text(Column::SessionId)],
-        (OrderBy::UserId, _) => vec![
-            Column::UserId.into_expr(),
-            Column::CreatedAt.into_expr(),
-            session_id,
-        ],
-    }
-}
-
-/// The values of the columns of [`order`].
-fn key(row: &Model, list: &List) -> Key {
-    let session_id = Part::Text(row.session_id.clone());
-    match order_by(list) {
-        OrderBy::Unspecified | OrderBy::CreatedAt => {
-            vec![Part::Number(row.created_at), session_id]
-        }
-        OrderBy::UpdatedAt => vec![Part::Number(row.updated_at), session_id],
-        OrderBy::SessionId => vec![session_id],
-        OrderBy::UserId => vec![
-            Part::Text(row.user_id.clone()),
-            Part::Number(row.created_at),
-            session_id,
-        ],
+        (OrderBy::UpdatedAt, None) => vec![updated_at(), session_id()],
+        (OrderBy::UpdatedAt, Some(_)) => vec![updated_at().unindexed(), session_id()],
+        (OrderBy::SessionId, None) => vec![session_id()],
+        (OrderBy::SessionId, Some(_)) => vec![session_id().unindexed()],
+        (OrderBy::UserId, None) => vec![user_id(), created_at(), session_id()],
     }
 }
 
@@ -431,7 +418,7 @@ pub(super) async fn extend(
 
 /// How many messages a session holds, if there is such a session.
 pub(super) async fn message_count(
-    db: &DatabaseTransaction,
+    db: &impl ConnectionTrait,
     project: ProjectId,
     session_id: &SessionId,
 ) -> Result<i64> {

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Resource, Result},
     fields::{RequestId, UserId},
     metadata::{self, Change, Metadata},
-    page::{Key, Page, Part},
+    page::{Page, Part},
     pb::user::v1::{OrderBy, Receipt, User},
 };
 
@@ -303,16 +303,14 @@ pub async fn list(store: &Store, list: &List) -> Result<(Rows<User>, i64)> {
         None => totals::users(&snapshot, list.project).await?,
         Some(_) => super::count(matching(list), &snapshot).await?,
     };
-    let rows = page_query(list).stream(&snapshot).await?;
-    let rows = page::collect(rows, &list.page, |row| key(row, list)).await?;
+    let order = order(list);
+    let query = page::seek(matching(list), &order, list.ascending, &list.page)?;
+    let rows = query.stream(&snapshot).await?;
+    let rows = page::collect(rows, &list.page, |row| page::key(&order, row)).await?;
     Ok((rows, total))
 }
 
-pub(super) fn page_query(list: &List) -> Select<Entity> {
-    page::seek(matching(list), order(list), list.ascending, &list.page)
-}
-
-fn matching(list: &List) -> Select<Entity> {
+pub(super) fn matching(list: &List) -> Select<Entity> {
     let query = Entity::find().filter(Column::ProjectId.eq(list.project.get()));
     match &list.email {
         None => query,
@@ -323,43 +321,40 @@ fn matching(list: &List) -> Select<Entity> {
     }
 }
 
-/// By what a list is ordered. Users with one e-mail are all equal by e-mail.
-fn order_by(list: &List) -> OrderBy {
-    match (list.order_by, &list.email) {
-        (OrderBy::Unspecified, _) | (OrderBy::Email, Some(_)) => OrderBy::CreatedAt,
-        (order_by, _) => order_by,
-    }
-}
-
 /// The columns of an order. Each order is an index, in which the project comes first;
 /// an e-mail's users, which are few, are sorted unless the index of e-mails has them in
 /// order.
-fn order(list: &List) -> Vec<Expr> {
-    let user_id = Column::UserId.into_expr();
-    match (order_by(list), &list.email) {
-        (OrderBy::Unspecified | OrderBy::CreatedAt, _) => {
-            vec![Column::CreatedAt.into_expr(), user_id]
+pub(super) fn order(list: &List) -> Vec<page::Column<Model>> {
+    let created_at = || {
+        page::Column::time(Column::CreatedAt.into_expr(), |row: &Model| {
+            Part::Number(row.created_at)
+        })
+    };
+    let updated_at = || {
+        page::Column::time(Column::UpdatedAt.into_expr(), |row: &Model| {
+            Part::Number(row.updated_at)
+        })
+    };
+    let user_id = || {
+        page::Column::text(Column::UserId.into_expr(), |row: &Model| {
+            Part::Text(row.user_id.clone())
+        })
+    };
+    let email = || {
+        page::Column::text(email_key(), |row: &Model| {
+            Part::Text(row.email.clone().unwrap_or_default())
+        })
+    };
+    match (list.order_by, &list.email) {
+        // Users with one e-mail are all equal by e-mail.
+        (OrderBy::Unspecified | OrderBy::CreatedAt, _) | (OrderBy::Email, Some(_)) => {
+            vec![created_at(), user_id()]
         }
-        (OrderBy::UpdatedAt, None) => vec![Column::UpdatedAt.into_expr(), user_id],
-        (OrderBy::UpdatedAt, Some(_)) => vec![page::unindexed_time(Column::UpdatedAt), user_id],
-        (OrderBy::UserId, None) => vec![user_id],
-        (OrderBy::UserId, Some(_)) => vec![page::unindexed_text(Column::UserId)],
-        (OrderBy::Email, _) => vec![email_key(), Column::CreatedAt.into_expr(), user_id],
-    }
-}
-
-/// The values of the columns of [`order`].
-fn key(row: &Model, list: &List) -> Key {
-    let user_id = Part::Text(row.user_id.clone());
-    match order_by(list) {
-        OrderBy::Unspecified | OrderBy::CreatedAt => vec![Part::Number(row.created_at), user_id],
-        OrderBy::UpdatedAt => vec![Part::Number(row.updated_at), user_id],
-        OrderBy::UserId => vec![user_id],
-        OrderBy::Email => vec![
-            Part::Text(row.email.clone().unwrap_or_default()),
-            Part::Number(row.created_at),
-            user_id,
-        ],
+        (OrderBy::UpdatedAt, None) => vec![updated_at(), user_id()],
+        (OrderBy::UpdatedAt, Some(_)) => vec![updated_at().unindexed(), user_id()],
+        (OrderBy::UserId, None) => vec![user_id()],
+        (OrderBy::UserId, Some(_)) => vec![user_id().unindexed()],
+        (OrderBy::Email, None) => vec![email(), created_at(), user_id()],
     }
 }
 

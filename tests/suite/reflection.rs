@@ -22,7 +22,7 @@ const SYMBOLS: [(&str, &str); 5] = [
     ("usher.session.v1.Message", "usher/session/v1/session.proto"),
     ("usher.error.v1.Reason", "usher/error/v1/reason.proto"),
     ("google.protobuf.Struct", "google/protobuf/struct.proto"),
-    ("google.rpc.BadRequest", "google/rpc/error_details.proto"),
+    ("google.rpc.BadRequest", "error_details.proto"),
 ];
 
 macro_rules! reflects {
