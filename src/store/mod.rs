@@ -188,6 +188,16 @@ impl Store {
         self.run(turn, input, apply).await
     }
 
+    /// The same, for the scrubber, which waits however long the line is.
+    async fn write_in_turn<I, T>(&self, input: I, apply: Write<I, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let turn = self.turn().await;
+        self.run(turn, input, apply).await
+    }
+
     /// Waits until no write runs, and keeps others waiting while it is held. First come,
     /// first served.
     async fn turn(&self) -> OwnedMutexGuard<()> {

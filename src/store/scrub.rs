@@ -12,24 +12,38 @@
 //! not zero, fills each that it finds with zeros, and empties the log again. Pages
 //! are read and written through SQLite itself, by its table `sqlite_dbpage`, in
 //! transactions that hold a few pages each: calls go on between them, and a crash
-//! at any point leaves a database that is whole. What a pass has to find was in
-//! the file when it began, and no gap is ever copied to another page, so one pass
-//! is enough however much is written meanwhile.
+//! at any point leaves a database that is whole.
 //!
-//! References: <https://www.sqlite.org/fileformat2.html#b_tree_pages>,
+//! What a pass has to find was in the file when it began. But a split can also move a
+//! page, gap and all, to another number (`sqlite3PagerRekey`), from where the pass has
+//! not looked yet to where it has. Such a page was written, and what is written while
+//! a pass goes on stays in the log, for the pass holds a snapshot that keeps it there.
+//! So at the end, with nobody writing, it looks at the pages in the log once more.
+//!
+//! References: <https://www.sqlite.org/fileformat2.html> (sections 1.6 and 4.1),
 //! <https://www.sqlite.org/dbpage.html>, <https://www.sqlite.org/pragma.html#pragma_secure_delete>.
 
-use std::{ops::Range, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
 
-use super::Store;
-use crate::error::Result;
+use super::{Store, connect::BUSY_TIMEOUT};
+use crate::error::{Error, Result};
 
 /// How long a pass waits for more erasures to join it, at least and at most; in
-/// between, ten times as long as the last pass took, so that passes take no more
-/// than a tenth of the time.
+/// between, ten times as long as the last pass took.
 const GATHER: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(20);
 
 /// How long after a pass that failed the next one starts.
@@ -46,7 +60,7 @@ const WRITE_PAGES: usize = 64;
 const LOG_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How often it tries.
-const LOG_ATTEMPTS: u32 = 100;
+const LOG_ATTEMPTS: u32 = 50;
 
 /// Above this, the first byte of an overflow or free page, which is the first of a
 /// page number, could be taken for the type of a b-tree page. 128 GiB.
@@ -68,7 +82,8 @@ pub(super) async fn run(store: &Store) {
         match if_wanted(store).await {
             Ok(()) => {
                 gather = (begun.elapsed() * 10).clamp(GATHER.start, GATHER.end);
-                store.0.erased.notified().await;
+                // An erasure whose caller left, or of another process, wakes nobody.
+                let _ = timeout(GATHER.end, store.0.erased.notified()).await;
                 sleep(gather).await;
             }
             Err(error) => {
@@ -88,15 +103,14 @@ pub(super) async fn if_wanted(store: &Store) -> Result<()> {
         return Ok(());
     }
     let begun = Instant::now();
-    empty_log(store).await?;
     let pages = if can_clean_pages(store).await? {
         clean(store).await?
     } else {
         rewrite(store).await?
     };
-    empty_log(store).await?;
+    empty_log(store).await?.rollback().await?;
     store
-        .write(erasures, |txn, erasures| {
+        .write_in_turn(erasures, |txn, erasures| {
             Box::pin(async move {
                 let sql = format!("UPDATE scrub SET done = {erasures}");
                 txn.execute_unprepared(&sql).await?;
@@ -116,34 +130,59 @@ pub(super) async fn if_wanted(store: &Store) -> Result<()> {
 /// Moves all of the write-ahead log into the database, and cuts it to nothing
 /// (<https://www.sqlite.org/pragma.html#pragma_wal_checkpoint>). That needs a moment
 /// in which no reader is still reading from it.
-async fn empty_log(store: &Store) -> Result<()> {
+///
+/// The snapshot was taken while the log was empty. As long as it is held, what is
+/// written stays in the log.
+async fn empty_log(store: &Store) -> Result<DatabaseTransaction> {
+    let log = log_path(store).await?;
     for _ in 0..LOG_ATTEMPTS {
         let turn = store.turn().await;
-        let writer = &store.0.writer;
-        let busy_timeout = query(writer, "PRAGMA busy_timeout").await?;
-        let busy_timeout: i32 = busy_timeout.try_get_by_index(0)?;
-        let patience = LOG_TIMEOUT.as_millis();
-        query(writer, &format!("PRAGMA busy_timeout = {patience}")).await?;
-        let log = query(writer, "PRAGMA wal_checkpoint(TRUNCATE)").await;
-        query(writer, &format!("PRAGMA busy_timeout = {busy_timeout}")).await?;
+        let emptied = checkpoint(store).await?;
+        let snapshot = store.snapshot().await?;
+        query(&snapshot, "SELECT wanted FROM scrub").await?;
         drop(turn);
-        let busy: i32 = log?.try_get_by_index(0)?;
-        if busy == 0 {
-            return Ok(());
+        // Another process may have written in between.
+        if emptied && fs::metadata(&log).is_ok_and(|log| log.len() == 0) {
+            return Ok(snapshot);
         }
+        snapshot.rollback().await?;
         sleep(LOG_TIMEOUT).await;
     }
-    Err(crate::error::Error::Unavailable(
+    Err(Error::Unavailable(
         "readers kept the write-ahead log in use".into(),
     ))
 }
 
+/// Whether it could be done without waiting long.
+async fn checkpoint(store: &Store) -> Result<bool> {
+    let writer = &store.0.writer;
+    let busy_timeout = |timeout: Duration| {
+        let sql = format!("PRAGMA busy_timeout = {}", timeout.as_millis());
+        async move { query(writer, &sql).await }
+    };
+    busy_timeout(LOG_TIMEOUT).await?;
+    let done = query(writer, "PRAGMA wal_checkpoint(TRUNCATE)").await;
+    busy_timeout(BUSY_TIMEOUT).await?;
+    let busy: i32 = done?.try_get_by_index(0)?;
+    Ok(busy == 0)
+}
+
+async fn log_path(store: &Store) -> Result<PathBuf> {
+    let sql = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+    let file: String = query(store.reader()?, sql).await?.try_get_by_index(0)?;
+    Ok((file + "-wal").into())
+}
+
 /// Whether this SQLite can read and write single pages (`.cargo/config.toml` asks
-/// for it), and the file is small enough to tell them apart.
+/// for it), and the file is one whose pages can be told apart: not too large, and
+/// without pointer maps, whose pages look like others.
 async fn can_clean_pages(store: &Store) -> Result<bool> {
-    let module = "SELECT count(*) FROM pragma_module_list WHERE name = 'sqlite_dbpage'";
-    let modules: i32 = query(store.reader()?, module).await?.try_get_by_index(0)?;
-    Ok(modules == 1 && page_count(store).await? < MAX_PAGES)
+    let sql = "SELECT (SELECT count(*) FROM pragma_module_list WHERE name = 'sqlite_dbpage'), \
+               (SELECT auto_vacuum FROM pragma_auto_vacuum)";
+    let row = query(store.reader()?, sql).await?;
+    let modules: i32 = row.try_get_by_index(0)?;
+    let auto_vacuum: i32 = row.try_get_by_index(1)?;
+    Ok(modules == 1 && auto_vacuum == 0 && page_count(store).await? < MAX_PAGES)
 }
 
 async fn page_count(store: &Store) -> Result<u32> {
@@ -151,7 +190,8 @@ async fn page_count(store: &Store) -> Result<u32> {
     Ok(count.try_get_by_index(0)?)
 }
 
-/// Writes the whole file anew without what is deleted, while writes wait.
+/// Writes the whole file anew without what is deleted, while writes wait. It takes as
+/// much memory as the file is large.
 async fn rewrite(store: &Store) -> Result<usize> {
     let _turn = store.turn().await;
     store.0.writer.execute_unprepared("VACUUM").await?;
@@ -160,19 +200,65 @@ async fn rewrite(store: &Store) -> Result<usize> {
 
 /// Zeros every gap that is not: in how many pages there was one.
 async fn clean(store: &Store) -> Result<usize> {
-    let count = page_count(store).await?;
+    let snapshot = empty_log(store).await?;
     let mut cleaned = 0;
-    let numbers: Vec<u32> = (1..=count).collect();
+    let numbers: Vec<u32> = (1..=page_count(store).await?).collect();
     for numbers in numbers.chunks(READ_PAGES) {
         let found = dirty(store.reader()?, numbers).await?;
         for pages in found.chunks(WRITE_PAGES) {
             let numbers: Vec<u32> = pages.iter().map(|(number, _)| *number).collect();
             cleaned += store
-                .write(numbers, |txn, numbers| Box::pin(clean_pages(txn, numbers)))
+                .write_in_turn(numbers, |txn, numbers| Box::pin(clean_pages(txn, numbers)))
                 .await?;
         }
     }
+    cleaned += store
+        .write_in_turn(log_path(store).await?, |txn, log| {
+            Box::pin(clean_logged(txn, log))
+        })
+        .await?;
+    snapshot.rollback().await?;
     Ok(cleaned)
+}
+
+/// Zeros the gaps of the pages that were written since the log was empty.
+async fn clean_logged(txn: &DatabaseTransaction, log: &Path) -> Result<usize> {
+    let log = log.to_owned();
+    let numbers = spawn_blocking(move || logged_pages(&log)).await;
+    let numbers = match numbers {
+        Ok(Ok(numbers)) => Vec::from_iter(numbers),
+        Ok(Err(error)) => return Err(Error::Unavailable(Box::new(error))),
+        Err(panic) => return Err(Error::Internal(Box::new(panic))),
+    };
+    let mut cleaned = 0;
+    for numbers in numbers.chunks(READ_PAGES) {
+        cleaned += clean_pages(txn, numbers).await?;
+    }
+    Ok(cleaned)
+}
+
+/// The numbers of the pages in a write-ahead log: a header of 32 bytes, of which the
+/// third four are the size of a page, and then frames, each of 24 bytes that begin with
+/// the number of the page behind them. SQLite keeps no lock on this file that closing it
+/// here could release.
+fn logged_pages(log: &Path) -> io::Result<BTreeSet<u32>> {
+    const HEADER: u64 = 32;
+    const FRAME_HEADER: u64 = 24;
+    let log = File::open(log)?;
+    let number_at = |at| {
+        let mut number = [0; 4];
+        log.read_exact_at(&mut number, at)?;
+        Ok(u32::from_be_bytes(number))
+    };
+    let length = log.metadata()?.len();
+    if length < HEADER {
+        return Ok(BTreeSet::new());
+    }
+    let frame = FRAME_HEADER + u64::from(number_at(8)?);
+    let frames = (length - HEADER) / frame;
+    (0..frames)
+        .map(|index| number_at(HEADER + index * frame))
+        .collect()
 }
 
 /// Reads the pages again, now that nobody else can write, and zeros their gaps.
@@ -183,14 +269,19 @@ async fn clean_pages(txn: &DatabaseTransaction, numbers: &[u32]) -> Result<usize
         if let Some(gap) = gap(number, &page) {
             page[gap].fill(0);
         }
-        txn.execute_raw(Statement::from_sql_and_values(
-            DbBackend::Sqlite,
-            "UPDATE sqlite_dbpage SET data = $1 WHERE pgno = $2",
-            [page.into(), number.into()],
-        ))
-        .await?;
+        write_page(txn, number, page).await?;
     }
     Ok(cleaned)
+}
+
+async fn write_page(txn: &DatabaseTransaction, number: u32, page: Vec<u8>) -> Result<(), DbErr> {
+    txn.execute_raw(Statement::from_sql_and_values(
+        DbBackend::Sqlite,
+        "UPDATE sqlite_dbpage SET data = $1 WHERE pgno = $2",
+        [page.into(), number.into()],
+    ))
+    .await?;
+    Ok(())
 }
 
 /// Those of the pages that have a gap which is not zero, with their numbers.
@@ -286,6 +377,14 @@ mod tests {
         (folder, store)
     }
 
+    async fn fill_gap(txn: &DatabaseTransaction, number: u32) -> Result<()> {
+        let sql = format!("SELECT data FROM sqlite_dbpage WHERE pgno = {number}");
+        let mut page: Vec<u8> = query(txn, &sql).await?.try_get_by_index(0)?;
+        let gap = gap(number, &page).unwrap();
+        page[gap].fill(b'x');
+        Ok(write_page(txn, number, page).await?)
+    }
+
     fn assert_holds_only_the_others(folder: &tempfile::TempDir) {
         let file = std::fs::read(folder.path().join("usher.db")).unwrap();
         let holds = |number| {
@@ -309,9 +408,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_written_while_a_pass_goes_on_is_looked_at_in_the_log() {
+        let (_folder, store) = with_erased_users().await;
+        let log = log_path(&store).await.unwrap();
+        let snapshot = empty_log(&store).await.unwrap();
+        assert!(logged_pages(&log).unwrap().is_empty());
+
+        // A page whose gap is not zero, as if it had been moved there.
+        let sql = "SELECT max(rootpage) FROM sqlite_schema";
+        let root = query(store.reader().unwrap(), sql).await.unwrap();
+        let number: u32 = root.try_get_by_index(0).unwrap();
+        let fill = store.write_in_turn(number, |txn, number| Box::pin(fill_gap(txn, *number)));
+        fill.await.unwrap();
+        assert!(logged_pages(&log).unwrap().contains(&number));
+        let turn = store.turn().await;
+        assert!(
+            !checkpoint(&store).await.unwrap(),
+            "the snapshot keeps the log"
+        );
+        let cleaned = store.run(turn, log.clone(), |txn, log| {
+            Box::pin(clean_logged(txn, log))
+        });
+        assert_eq!(cleaned.await.unwrap(), 1);
+        snapshot.rollback().await.unwrap();
+        assert_eq!(
+            dirty(store.reader().unwrap(), &[number])
+                .await
+                .unwrap()
+                .len(),
+            0
+        );
+    }
+
+    #[tokio::test]
     async fn the_whole_file_is_rewritten_where_pages_cannot_be_cleaned() {
         let (folder, store) = with_erased_users().await;
-        empty_log(&store).await.unwrap();
         rewrite(&store).await.unwrap();
         empty_log(&store).await.unwrap();
         assert_holds_only_the_others(&folder);
