@@ -158,10 +158,12 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 #[error("{0}")]
 pub struct UsageError(String);
 
-/// A duration above zero, like `30s` or `1m 30s`.
+/// A duration above zero and of at most a day, like `30s` or `1m 30s`.
 fn duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_hours(24);
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be more than zero".to_owned()),
+        Ok(duration) if duration > LONGEST => Err("must be at most one day".to_owned()),
         Ok(duration) => Ok(duration),
         Err(flaw) => Err(flaw.to_string()),
     }

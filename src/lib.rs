@@ -15,6 +15,7 @@ mod fields;
 mod grpc;
 #[cfg(test)]
 mod isolation;
+mod mask;
 mod metadata;
 mod page;
 pub mod server;

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(Failure::Signals)
+        .map_err(Failure::Runtime)
         .and_then(|runtime| runtime.block_on(run(cli.command())));
     match result {
         Ok(()) => ExitCode::SUCCESS,

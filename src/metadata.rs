@@ -15,9 +15,6 @@ const LEVELS: usize = 32;
 /// The longest metadata, in bytes of compact JSON.
 const BYTES: usize = 64 * 1024;
 
-/// Integers up to here are exact in a double (RFC 7493, section 2.2).
-const EXACT: f64 = 9_007_199_254_740_992.0;
-
 /// A JSON object within the limits, as every engine keeps it: finite numbers, no
 /// U+0000, at most 32 levels and 64 KiB.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,11 +149,12 @@ fn without_nul(text: String) -> Result<String, Flaw> {
     Ok(text)
 }
 
-/// Integers are kept without a fraction, so that JSON shows `42` and not `42.0`;
-/// and negative zero as zero, for PostgreSQL's numeric has none.
+/// Integers that fit are kept as such, so that JSON shows `42` and not `42.0`, on every
+/// engine the same; and negative zero as zero, for PostgreSQL's numeric has none.
 fn number(value: f64) -> Result<Number, Flaw> {
-    if value.fract() == 0.0 && value.abs() <= EXACT {
-        #[allow(clippy::cast_possible_truncation)] // An integer within ±2^53.
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0; // 2^63
+    if value.fract() == 0.0 && (-LIMIT..LIMIT).contains(&value) {
+        #[allow(clippy::cast_possible_truncation)] // It is an integer of 64 bits.
         return Ok(Number::from(value as i64));
     }
     Number::from_f64(value).ok_or_else(|| "must contain only finite numbers".into())
@@ -243,7 +241,10 @@ mod tests {
             (1.0, "1"),
             (-0.0, "0"),
             (0.1, "0.1"),
-            (EXACT, "9007199254740992"),
+            (-42.0, "-42"),
+            (1e18, "1000000000000000000"),
+            (-9_223_372_036_854_775_808.0, "-9223372036854775808"),
+            (9_223_372_036_854_775_808.0, "9.223372036854776e+18"),
             (1e300, "1e+300"),
             (f64::MIN_POSITIVE, "2.2250738585072014e-308"),
         ] {

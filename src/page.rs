@@ -149,6 +149,11 @@ impl Page {
     }
 }
 
+/// The number of rows in a page, of which there are at most 1,000.
+pub fn row_count<T>(rows: &[T]) -> i32 {
+    i32::try_from(rows.len()).unwrap_or(i32::MAX)
+}
+
 /// A number of rows that was asked for, within its limits.
 pub fn size(violations: &mut Violations, field: &str, asked: i32) -> Option<u64> {
     match u64::try_from(asked) {

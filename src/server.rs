@@ -1,15 +1,22 @@
 //! The composition root: opens the store, wires the services, binds, serves, and
 //! drains.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
-use tonic::transport::{Endpoint, Server, server::TcpIncoming};
+use tonic::{
+    Code,
+    transport::{Endpoint, Server, server::TcpIncoming},
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -35,6 +42,9 @@ pub enum Failure {
     /// The database cannot be opened.
     #[error("cannot open the database: {0}")]
     Open(#[from] OpenError),
+    /// The operating system gives no threads.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
     /// The operating system gives no signal handlers.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -86,40 +96,34 @@ pub async fn serve(config: &config::Serve) -> Result<(), Failure> {
     }
     health.serving().await;
     tracing::info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
-    let following = spawn(&health, &store, |health, store| async move {
-        health.follow(&store).await;
-    });
-    let scrubbing = spawn(&health, &store, |_, store| async move {
-        store.scrub_forever().await;
-    });
+    let following = tokio::spawn(health.clone().follow(store.clone()));
+    let scrubbing = tokio::spawn(store.clone().scrub_forever());
 
     tokio::select! {
         () = signals.any() => tracing::info!("draining"),
         ended = &mut serving => return Err(Failure::Serve(format!("{ended:?}"))),
     }
-    following.abort();
+    let deadline = Instant::now() + config.drain_timeout;
+    cancel(following).await;
     health.drain().await;
+    // It is gone only if serving has ended, which is what it asks for.
     let _ = stop.send(());
-    let drained = timeout(config.drain_timeout, async {
-        let _ = (&mut serving).await;
-        scrubbing.abort();
-        if let Err(error) = store.scrub().await {
-            tracing::warn!(cause = %error, "the last scrub failed; the next start finishes it");
-        }
-        store.close().await;
-    });
-    match drained.await {
-        Ok(()) => tracing::info!("drained"),
-        Err(_) => tracing::warn!("the drain timeout passed before every call was done"),
+    if timeout_at(deadline, serving).await.is_err() {
+        tracing::warn!("the drain timeout passed before every call was done");
     }
+    cancel(scrubbing).await;
+    if timeout_at(deadline, store.close()).await.is_err() {
+        tracing::warn!("the drain timeout passed before the database was closed");
+    }
+    tracing::info!("stopped");
     Ok(())
 }
 
-fn spawn<F>(health: &Health, store: &Store, task: fn(Health, Store) -> F) -> JoinHandle<()>
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    tokio::spawn(task(health.clone(), store.clone()))
+/// Ends a task, and waits until it has.
+async fn cancel(task: JoinHandle<()>) {
+    task.abort();
+    // An error only says that it was ended.
+    let _ = task.await;
 }
 
 /// Migrates the database.
@@ -134,26 +138,32 @@ pub async fn migrate(config: &config::Migrate) -> Result<(), Failure> {
 /// Asks a running server for its health, and prints its answer.
 pub async fn health(config: &config::Health) -> Result<(), Failure> {
     let addr = config.addr();
+    let silent = |why: String| Failure::Unhealthy(format!("no answer from {addr}: {why}"));
     let ask = async {
-        let channel = Endpoint::try_from(format!("http://{addr}"))?
-            .connect()
-            .await?;
+        let endpoint = Endpoint::try_from(format!("http://{addr}"));
+        let channel = match endpoint {
+            Ok(endpoint) => endpoint.connect().await,
+            Err(error) => Err(error),
+        };
+        let channel = channel.map_err(|error| silent(error.to_string()))?;
         let request = HealthCheckRequest {
             service: config.service.clone(),
         };
-        let answer = HealthClient::new(channel).check(request).await?;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(answer.into_inner().status())
+        match HealthClient::new(channel).check(request).await {
+            Ok(answer) => Ok(answer.into_inner().status()),
+            Err(status) if status.code() == Code::NotFound => Ok(ServingStatus::ServiceUnknown),
+            Err(status) => Err(silent(status.message().to_owned())),
+        }
     };
     match timeout(HEALTH_TIMEOUT, ask).await {
         Ok(Ok(ServingStatus::Serving)) => {
-            println!("SERVING");
+            // The exit code says it too, if nobody listens.
+            let _ = writeln!(io::stdout(), "SERVING");
             Ok(())
         }
         Ok(Ok(status)) => Err(Failure::Unhealthy(status.as_str_name().to_owned())),
-        Ok(Err(error)) => Err(Failure::Unhealthy(format!(
-            "no answer from {addr}: {error}"
-        ))),
-        Err(_) => Err(Failure::Unhealthy(format!("no answer from {addr} in time"))),
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Err(silent("it takes too long".to_owned())),
     }
 }
 

@@ -5,8 +5,9 @@ use crate::{
     auth::{Caller, Role},
     error::Result,
     fields::{self, Flaw, RequestId, SessionId, UserId, Violations},
+    mask::Mask,
     metadata::Metadata,
-    page::{self, Page},
+    page::{self, Page, row_count},
     pb::session::v1::{
         AddMessagesRequest, AddMessagesResponse, AddRequest, AddResponse, DeleteRequest,
         DeleteResponse, EndRequest, EndResponse, GetMessageRequest, GetMessageResponse, GetRequest,
@@ -18,7 +19,6 @@ use crate::{
         Store, message,
         session::{self, SessionChange},
     },
-    users::{Mask, row_count},
 };
 
 /// The most messages of one `AddMessages`.

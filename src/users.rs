@@ -1,14 +1,13 @@
 //! The rules of users: parse, authorise, ask the store, reply. One function for each
 //! RPC, whatever the edge.
 
-use prost_types::FieldMask;
-
 use crate::{
     auth::{Caller, Role},
     error::Result,
     fields::{RequestId, UserId, Violations, text},
-    metadata::{Change, Metadata},
-    page::{self, Page},
+    mask::Mask,
+    metadata::Metadata,
+    page::{self, Page, row_count},
     pb::user::v1::{
         AddRequest, AddResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse,
         GetSessionsRequest, GetSessionsResponse, ListOrderedRequest, ListOrderedResponse, OrderBy,
@@ -207,72 +206,5 @@ impl Users {
             next_page_token: list.page.next_token(listed.next),
             total_count,
         })
-    }
-}
-
-/// The number of rows in a page, of which there are at most 1,000.
-pub(crate) fn row_count<T>(rows: &[T]) -> i32 {
-    i32::try_from(rows.len()).unwrap_or(i32::MAX)
-}
-
-/// Which fields an update replaces (<https://google.aip.dev/134>).
-pub(crate) enum Mask {
-    /// No mask: those that are present, and metadata is merged.
-    Present,
-    /// Exactly these.
-    Named(Vec<String>),
-    /// `*`: all of them.
-    All,
-}
-
-impl Mask {
-    /// Takes a mask of fields that may change.
-    pub(crate) fn parse(
-        violations: &mut Violations,
-        mask: Option<FieldMask>,
-        mutable: &[&str],
-    ) -> Option<Self> {
-        let paths = mask.unwrap_or_default().paths;
-        if paths.is_empty() {
-            return Some(Self::Present);
-        }
-        if paths == ["*"] {
-            return Some(Self::All);
-        }
-        let known = paths.iter().all(|path| mutable.contains(&path.as_str()));
-        if !known {
-            violations.add(
-                "update_mask",
-                format!("must name only {}, or be *", mutable.join(", ")),
-            );
-            return None;
-        }
-        Some(Self::Named(paths))
-    }
-
-    fn names(&self, field: &str) -> bool {
-        match self {
-            Self::Present => false,
-            Self::Named(paths) => paths.iter().any(|path| path == field),
-            Self::All => true,
-        }
-    }
-
-    /// The new value of a field, if it is to change.
-    pub(crate) fn value<T>(&self, field: &str, value: Option<T>) -> Option<Option<T>> {
-        match self {
-            Self::Present => value.map(Some),
-            _ => self.names(field).then_some(value),
-        }
-    }
-
-    /// What happens to metadata.
-    pub(crate) fn metadata(&self, value: Option<Metadata>) -> Change {
-        match (self, value) {
-            (Self::Present, None) => Change::Keep,
-            (Self::Present, Some(patch)) => Change::Merge(patch),
-            (_, value) if self.names("metadata") => Change::Replace(value),
-            _ => Change::Keep,
-        }
     }
 }

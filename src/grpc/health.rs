@@ -65,7 +65,7 @@ impl Health {
     }
 
     /// Follows the store from then on; returns never.
-    pub async fn follow(&self, store: &Store) {
+    pub async fn follow(self, store: Store) {
         let mut hysteresis = Hysteresis::serving();
         loop {
             sleep(INTERVAL).await;
@@ -91,6 +91,7 @@ impl Health {
         for name in NAMES {
             self.0.clear_service_status(name).await;
         }
+        self.set(ServingStatus::NotServing).await;
     }
 
     async fn set(&self, status: ServingStatus) {

@@ -41,7 +41,10 @@ use uuid::Uuid;
 pub use connect::DatabaseUrl;
 pub use page::Rows;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Resource, Result},
+    fields::RequestId,
+};
 
 /// The most writes that wait for their turn; one more is turned away.
 const WAITING_WRITES: usize = 1024;
@@ -146,13 +149,14 @@ impl Store {
         scrub::run(&self).await;
     }
 
-    /// One last scrub, if one is wanted.
-    pub async fn scrub(&self) -> Result<()> {
-        scrub::if_wanted(self).await
-    }
-
-    /// Waits for what runs, and closes every connection.
+    /// Does the last scrub that is wanted, waits for what runs, and closes every
+    /// connection. If it is cut short, the next start does the scrub.
     pub async fn close(&self) {
+        if self.0.ready.get().is_some()
+            && let Err(error) = scrub::if_wanted(self).await
+        {
+            tracing::warn!(cause = %error, "the last scrub failed; the next start does it");
+        }
         for pool in [&self.0.reader, &self.0.writer] {
             // Closing cannot fail in a way that anybody could act on.
             let _ = pool.close_by_ref().await;
@@ -289,6 +293,20 @@ fn check_etag(asked: Option<&str>, current: &str) -> Result<()> {
     match asked {
         Some(asked) if asked != current => Err(Error::EtagMismatch),
         _ => Ok(()),
+    }
+}
+
+/// What an Add answers whose row is there already: that row, if the same call made it.
+fn added_before<M>(
+    made: Option<M>,
+    digest: impl Fn(&M) -> Option<Vec<u8>>,
+    request: &RequestId,
+    taken: Resource,
+) -> Result<M> {
+    match made {
+        None => Err(Error::AlreadyExists(taken)),
+        Some(made) if digest(&made).as_ref() == Some(&request.digest) => Ok(made),
+        Some(_) => Err(Error::RequestIdReused(taken)),
     }
 }
 

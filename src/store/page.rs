@@ -176,6 +176,7 @@ fn too_large() -> Error {
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
+    use sea_orm::ColumnTrait;
 
     use super::*;
     use crate::pb::session::v1::Message as Row;
@@ -189,6 +190,31 @@ mod tests {
             })
         });
         collect(stream::iter(rows), &Page::of(start), |_| Key::new()).await
+    }
+
+    #[test]
+    fn a_key_that_does_not_fit_the_order_is_refused() {
+        use crate::store::totals::{Column as Name, Entity, Model};
+        let columns = [
+            Column::time(Name::Users.into_expr(), |_: &Model| Part::Number(0)),
+            Column::text(Name::Shard.into_expr(), |_| Part::Text(String::new())),
+        ];
+        let sought = |key| {
+            let page = Page::of(Start::After(key));
+            seek(Entity::find(), &columns, true, &page).is_ok()
+        };
+        let (number, text) = (Part::Number(1), |text: &str| Part::Text(text.to_owned()));
+        assert!(sought(vec![number.clone(), text("a")]));
+        for forged in [
+            vec![],
+            vec![number.clone()],
+            vec![text("a"), number.clone()],
+            vec![number.clone(), number.clone()],
+            vec![number.clone(), text("a"), text("a")],
+            vec![number, text("\0")],
+        ] {
+            assert!(!sought(forged.clone()), "{forged:?}");
+        }
     }
 
     #[tokio::test]

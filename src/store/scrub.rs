@@ -76,6 +76,12 @@ pub(super) async fn want(txn: &DatabaseTransaction) -> Result<(), DbErr> {
 /// Scrubs whenever an erasure wants it, starting with those that a crash kept from
 /// it.
 pub(super) async fn run(store: &Store) {
+    if let Ok(false) = can_clean_pages(store).await {
+        tracing::warn!(
+            "single pages of this database cannot be cleaned: after erasures the whole file \
+             is rewritten, in memory, while writes wait"
+        );
+    }
     let mut gather = GATHER.start;
     loop {
         let begun = Instant::now();

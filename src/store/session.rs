@@ -131,11 +131,8 @@ async fn insert(txn: &DatabaseTransaction, session: &Add) -> Result<Model> {
         .filter(Column::RequestId.eq(request.id))
         .one(txn)
         .await?;
-    match made {
-        None => Err(Error::AlreadyExists(taken)),
-        Some(made) if made.request_digest.as_deref() == Some(&request.digest) => Ok(made),
-        Some(_) => Err(Error::RequestIdReused(taken)),
-    }
+    let digest = |made: &Model| made.request_digest.clone();
+    super::added_before(made, digest, request, taken)
 }
 
 /// Reads a session.

@@ -84,6 +84,8 @@ async fn a_malformed_flag_or_variable_is_a_usage_error() {
         ["--listen", "127.0.0.1"],
         ["--request-timeout", "0s"],
         ["--request-timeout", "fast"],
+        ["--request-timeout", "300000000000y"],
+        ["--drain-timeout", "25h"],
         ["--drain-timeout", "-1s"],
         ["--max-message-bytes", "1"],
         ["--max-message-bytes", "4 MiB"],
