@@ -34,27 +34,25 @@ pub struct Rows<T> {
 /// A column of an order: how the engine knows it, and what a row has in it.
 pub(super) struct Column<M> {
     expr: Expr,
-    kind: Kind,
-    part: fn(&M) -> Part,
+    value: Value<M>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Time,
-    Text,
+enum Value<M> {
+    Time(fn(&M) -> i64),
+    Text(fn(&M) -> &str),
 }
 
 impl<M> Column<M> {
     /// A time.
-    pub(super) fn time(expr: Expr, part: fn(&M) -> Part) -> Self {
-        let kind = Kind::Time;
-        Self { expr, kind, part }
+    pub(super) fn time(expr: Expr, value: fn(&M) -> i64) -> Self {
+        let value = Value::Time(value);
+        Self { expr, value }
     }
 
     /// An id or an e-mail.
-    pub(super) fn text(expr: Expr, part: fn(&M) -> Part) -> Self {
-        let kind = Kind::Text;
-        Self { expr, kind, part }
+    pub(super) fn text(expr: Expr, value: fn(&M) -> &str) -> Self {
+        let value = Value::Text(value);
+        Self { expr, value }
     }
 
     /// The same, but as no index knows it.
@@ -63,19 +61,27 @@ impl<M> Column<M> {
     /// costs as much as they are many. An engine that knows nothing of their number would
     /// rather walk the index of the order, past every row that does not match.
     pub(super) fn unindexed(self) -> Self {
-        let expr = match self.kind {
-            Kind::Time => self.expr.add(0),
-            Kind::Text => self.expr.binary(BinOper::Custom("||"), Expr::val("")),
+        let expr = match self.value {
+            Value::Time(_) => self.expr.add(0),
+            Value::Text(_) => self.expr.binary(BinOper::Custom("||"), Expr::val("")),
         };
         Self { expr, ..self }
+    }
+
+    fn part(&self, row: &M) -> Part {
+        match self.value {
+            Value::Time(value) => Part::Number(value(row)),
+            Value::Text(value) => Part::Text(value(row).to_owned()),
+        }
     }
 
     /// Whether a token's part can stand in this column. Whoever forges a token can put
     /// anything there.
     fn takes(&self, part: &Part) -> bool {
-        match part {
-            Part::Number(_) => self.kind == Kind::Time,
-            Part::Text(text) => self.kind == Kind::Text && !text.contains('\0'),
+        match (&self.value, part) {
+            (Value::Time(_), Part::Number(_)) => true,
+            (Value::Text(_), Part::Text(text)) => !text.contains('\0'),
+            _ => false,
         }
     }
 }
@@ -125,7 +131,7 @@ pub(super) fn seek<E: EntityTrait>(
 
 /// The key of a row in an order.
 pub(super) fn key<M>(columns: &[Column<M>], row: &M) -> Key {
-    columns.iter().map(|column| (column.part)(row)).collect()
+    columns.iter().map(|column| column.part(row)).collect()
 }
 
 /// Collects a page of `T` from the rows of a query that [`seek`] made.
@@ -196,8 +202,8 @@ mod tests {
     fn a_key_that_does_not_fit_the_order_is_refused() {
         use crate::store::totals::{Column as Name, Entity, Model};
         let columns = [
-            Column::time(Name::Users.into_expr(), |_: &Model| Part::Number(0)),
-            Column::text(Name::Shard.into_expr(), |_| Part::Text(String::new())),
+            Column::time(Name::Users.into_expr(), |_: &Model| 0),
+            Column::text(Name::Shard.into_expr(), |_| ""),
         ];
         let sought = |key| {
             let page = Page::of(Start::After(key));

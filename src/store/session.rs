@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Resource, Result},
     fields::{RequestId, SessionId, UserId},
     metadata::{self, Change, Metadata},
-    page::{Page, Part},
+    page::Page,
     pb::session::v1::{OrderBy, Receipt, Session, State},
 };
 
@@ -356,26 +356,11 @@ async fn rows(snapshot: &DatabaseTransaction, list: &List) -> Result<Rows<Sessio
 /// for all sessions and for each state; a user's sessions, which are few, are sorted
 /// unless the index of users has them in order.
 pub(super) fn order(list: &List) -> Vec<page::Column<Model>> {
-    let created_at = || {
-        page::Column::time(Column::CreatedAt.into_expr(), |row: &Model| {
-            Part::Number(row.created_at)
-        })
-    };
-    let updated_at = || {
-        page::Column::time(Column::UpdatedAt.into_expr(), |row: &Model| {
-            Part::Number(row.updated_at)
-        })
-    };
-    let session_id = || {
-        page::Column::text(Column::SessionId.into_expr(), |row: &Model| {
-            Part::Text(row.session_id.clone())
-        })
-    };
-    let user_id = || {
-        page::Column::text(Column::UserId.into_expr(), |row: &Model| {
-            Part::Text(row.user_id.clone())
-        })
-    };
+    let by = Column::into_expr;
+    let created_at = || page::Column::time(by(Column::CreatedAt), |row: &Model| row.created_at);
+    let updated_at = || page::Column::time(by(Column::UpdatedAt), |row: &Model| row.updated_at);
+    let session_id = || page::Column::text(by(Column::SessionId), |row: &Model| &row.session_id);
+    let user_id = || page::Column::text(by(Column::UserId), |row: &Model| &row.user_id);
     match (list.order_by, &list.user_id) {
         // Sessions of one user are all equal by user.
         (OrderBy::Unspecified | OrderBy::CreatedAt, _) | (OrderBy::UserId, Some(_)) => {

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Resource, Result},
     fields::{RequestId, UserId},
     metadata::{self, Change, Metadata},
-    page::{Page, Part},
+    page::Page,
     pb::user::v1::{OrderBy, Receipt, User},
 };
 
@@ -322,24 +322,13 @@ pub(super) fn matching(list: &List) -> Select<Entity> {
 /// an e-mail's users, which are few, are sorted unless the index of e-mails has them in
 /// order.
 pub(super) fn order(list: &List) -> Vec<page::Column<Model>> {
-    let created_at = || {
-        page::Column::time(Column::CreatedAt.into_expr(), |row: &Model| {
-            Part::Number(row.created_at)
-        })
-    };
-    let updated_at = || {
-        page::Column::time(Column::UpdatedAt.into_expr(), |row: &Model| {
-            Part::Number(row.updated_at)
-        })
-    };
-    let user_id = || {
-        page::Column::text(Column::UserId.into_expr(), |row: &Model| {
-            Part::Text(row.user_id.clone())
-        })
-    };
+    let by = Column::into_expr;
+    let created_at = || page::Column::time(by(Column::CreatedAt), |row: &Model| row.created_at);
+    let updated_at = || page::Column::time(by(Column::UpdatedAt), |row: &Model| row.updated_at);
+    let user_id = || page::Column::text(by(Column::UserId), |row: &Model| &row.user_id);
     let email = || {
         page::Column::text(email_key(), |row: &Model| {
-            Part::Text(row.email.clone().unwrap_or_default())
+            row.email.as_deref().unwrap_or_default()
         })
     };
     match (list.order_by, &list.email) {

@@ -3,22 +3,35 @@
 use futures_util::future::join_all;
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
+use tokio::{process::Command, time::timeout};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus::NotServing};
 
 use crate::support::{
-    Database, Engine, Process, Server, Signal, channel, free_addr, object, ok, said,
+    Database, Engine, PATIENCE, Process, Server, Signal, channel, free_addr, object, ok, said,
     session::AddMessagesRequest,
     user::{AddRequest, ListOrderedRequest, UpdateRequest},
 };
 
-/// What a process that fails says: exactly one line.
-async fn failure(mut process: Process, code: i32) -> String {
-    assert_eq!(process.exit_code().await, code, "{}", process.output());
-    let output = process.output();
-    assert_eq!(output.lines().count(), 1, "{output}");
-    assert!(output.starts_with("error: "), "{output}");
-    output
+/// What a process that fails says: exactly one line, on standard error.
+async fn failure<const N: usize, const M: usize>(
+    args: [&str; N],
+    environment: [(&str, &str); M],
+    code: i32,
+) -> String {
+    let process = Command::new(env!("CARGO_BIN_EXE_usher"))
+        .args(args)
+        .env_clear()
+        .envs(environment)
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(PATIENCE, process).await.expect("it ends").unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("error: "), "{said}");
+    assert_eq!(output.stdout, b"");
+    said
 }
 
 #[tokio::test]
@@ -98,7 +111,7 @@ async fn a_malformed_flag_or_variable_is_a_usage_error() {
         ["--database-url", "sqlite://x?mode=nonsense"],
         ["--database-url", "mysql://user:hunter2@host/name"],
     ] {
-        let said = failure(Process::start(args), 2).await;
+        let said = failure(args, [], 2).await;
         assert!(!said.contains("hunter2"));
     }
     for variable in [
@@ -109,7 +122,7 @@ async fn a_malformed_flag_or_variable_is_a_usage_error() {
         ("USHER_LOG_FORMAT", "nonsense"),
         ("USHER_DATABASE_URL", "nonsense"),
     ] {
-        failure(Process::start_with([], [variable]), 2).await;
+        failure([], [variable], 2).await;
     }
 }
 
@@ -118,11 +131,7 @@ async fn a_port_in_use_is_one_clear_line() {
     let database = Database::new(Engine::Sqlite);
     let server = Server::start(&database).await;
     let (addr, other) = (server.addr.to_string(), Database::new(Engine::Sqlite));
-    let said = failure(
-        Process::start(["--listen", &addr, "--database-url", &other.url()]),
-        1,
-    )
-    .await;
+    let said = failure(["--listen", &addr, "--database-url", &other.url()], [], 1).await;
     assert!(said.contains(&addr), "{said}");
 }
 
@@ -145,7 +154,7 @@ async fn a_database_that_cannot_be_opened_is_one_clear_line() {
         for command in ["serve", "migrate"] {
             let args = [command, "--database-url", &url];
             let environment = [("USHER_LISTEN", "127.0.0.1:0")];
-            let said = failure(Process::start_with(args, environment), 1).await;
+            let said = failure(args, environment, 1).await;
             assert!(said.contains("database") && said.contains(why), "{said}");
         }
     }
@@ -168,8 +177,7 @@ async fn a_database_from_a_newer_version_is_refused_and_left_alone() {
     let before = std::fs::read(database.file()).unwrap();
     for command in ["serve", "migrate"] {
         let args = [command, "--database-url", &url];
-        let process = Process::start_with(args, [("USHER_LISTEN", "127.0.0.1:0")]);
-        let said = failure(process, 1).await;
+        let said = failure(args, [("USHER_LISTEN", "127.0.0.1:0")], 1).await;
         assert!(
             said.contains("newer") && said.contains("m9999_future"),
             "{said}"
