@@ -15,6 +15,7 @@ use prost::{
     bytes::{Buf, BufMut, Bytes},
 };
 use prost_types::{FileDescriptorSet, Struct, Value, value::Kind};
+use sea_orm::ConnectionTrait;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -860,13 +861,38 @@ async fn a_database_that_somebody_else_locks_is_unavailable() {
     let mut server = Server::start(&database).await;
     server.add_user("jane").await;
     let lock = database.lock().await;
-    let refused = server.users.add(add("john")).await;
-    let details = failed(refused, Code::Unavailable, "STORE_UNAVAILABLE");
+    let refused = server.users.add(add("john")).await.unwrap_err();
+    assert_eq!(refused.message(), "database unavailable");
+    let details = failed(
+        Err::<(), _>(refused),
+        Code::Unavailable,
+        "STORE_UNAVAILABLE",
+    );
     assert!(details.retry_info().unwrap().retry_delay.is_some());
     server.get_user("jane").await.unwrap();
     lock.rollback().await.unwrap();
     server.add_user("john").await;
     still_serves(server).await;
+}
+
+#[tokio::test]
+async fn the_cause_of_a_defect_is_logged_once_and_not_told() {
+    let database = Database::new(Engine::Sqlite);
+    let mut server = Server::start(&database).await;
+    let rename = "ALTER TABLE users RENAME TO elsewhere";
+    let connection = database.open().await;
+    connection.execute_unprepared(rename).await.unwrap();
+    let status = server.get_user("jane").await.unwrap_err();
+    assert_eq!(status.message(), "internal error");
+    let told = String::from_utf8_lossy(status.details()).into_owned();
+    assert!(!told.contains("users"), "{told}");
+    failed(Err::<(), _>(status), Code::Internal, "INTERNAL");
+
+    server.process.signal(Signal::TERM);
+    assert_eq!(server.process.exit_code().await, 0);
+    let output = server.process.output();
+    let cause = output.matches("no such table: users").count();
+    assert_eq!(cause, 1, "{output}");
 }
 
 /// More than may wait: 1,024, and a few that run or belong to the server itself.

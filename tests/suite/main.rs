@@ -6,7 +6,6 @@
 mod conformance;
 mod crash;
 mod erasure;
-mod failures;
 mod health;
 mod hostile;
 mod program;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::{process::Command, time::timeout};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus::NotServing};
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use crate::support::{
     Database, Engine, PATIENCE, Process, Server, Signal, channel, free_addr, object, ok, said,
@@ -62,6 +63,11 @@ async fn help_explains_every_flag_and_variable() {
     for command in ["serve", "migrate", "health"] {
         assert!(process.output().contains(&format!("\n  {command} ")));
     }
+    // It shows no secret of the environment.
+    let url = ("USHER_DATABASE_URL", "sqlite://hunter2.db");
+    let mut process = Process::start_with(["--help"], [url]);
+    assert_eq!(process.exit_code().await, 0);
+    assert!(!process.output().contains("hunter2"));
 }
 
 #[tokio::test]
@@ -263,6 +269,10 @@ async fn the_drain_is_bounded() {
     let database = Database::new(Engine::Sqlite);
     let environment = [("USHER_DRAIN_TIMEOUT", "200ms")];
     let mut server = Server::start_with(&database, environment).await;
+    // A stream that its caller does not end, and a write that waits for a lock.
+    let mut reflection = ServerReflectionClient::new(channel(server.addr).await.unwrap());
+    let asked = futures_util::stream::pending();
+    let _endless = ok(reflection.server_reflection_info(asked).await);
     let lock = database.lock().await;
     let mut users = server.users.clone();
     let in_flight = tokio::spawn(async move {
@@ -274,7 +284,7 @@ async fn the_drain_is_bounded() {
     });
     server.get_user("nobody").await.unwrap_err();
     server.process.signal(Signal::TERM);
-    // The lock is still held when it exits.
+    // Both still go on when it exits.
     assert_eq!(server.process.exit_code().await, 0);
     in_flight.await.unwrap().unwrap_err();
     drop(lock);

@@ -6,12 +6,13 @@ use std::{collections::HashSet, convert::Infallible, fmt::Debug, ops::Range};
 use futures_util::future::join_all;
 use prost::Message as _;
 use prost_types::Timestamp;
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 use tonic::{Code, Status};
 use usher::pb::session::v1::session_service_client::SessionServiceClient;
 
 use crate::support::{
-    Server, channel, failed, object, ok, refused_fields, resource, said,
+    Database, Engine, Server, channel, failed, object, ok, refused_fields, resource, said,
     session::{self, Message, Session},
     user::{self, User},
 };
@@ -155,6 +156,7 @@ async fn pages<L: List>(server: &Server, list: &L, sizes: &[i32]) -> Vec<Page<L:
     let mut next = String::new();
     for size in sizes.iter().cycle() {
         let page = page(server, list.clone().page(*size, &next)).await;
+        assert!(page.next.is_empty() || page.next != next, "it stands still");
         next.clone_from(&page.next);
         pages.push(page);
         if next.is_empty() {
@@ -1441,4 +1443,31 @@ pub async fn the_first_page_settles_which_messages_are_the_last(mut server: Serv
     // A new walk starts from the new end.
     let again = page(&server, list).await.rows;
     assert_eq!(sequences(&again), (90..100).collect::<Vec<_>>());
+}
+
+/// A clock of microseconds hardly ever gives two rows one moment, so the test does.
+#[tokio::test]
+async fn rows_of_one_moment_are_walked_by_their_ids() {
+    let database = Database::new(Engine::Sqlite);
+    let mut server = Server::start(&database).await;
+    users_in_disorder(&mut server).await;
+    add_sessions(&server, "b", &IDS.map(str::to_owned)).await;
+    let connection = database.open().await;
+    for table in ["users", "sessions"] {
+        let one_moment = format!("UPDATE {table} SET created_at = 1, updated_at = 1");
+        connection.execute_unprepared(&one_moment).await.unwrap();
+    }
+    let (mut all_users, mut all_sessions) = (Vec::new(), Vec::new());
+    for id in IDS {
+        all_users.push(server.get_user(id).await.unwrap());
+        all_sessions.push(server.get_session(id).await.unwrap());
+    }
+    for (list, expected) in user_orders(&all_users) {
+        assert_eq!(walk(&server, &list, 3).await, expected, "{list:?}");
+    }
+    for (list, expected) in session_orders(&all_sessions) {
+        assert_eq!(walk(&server, &list, 3).await, expected, "{list:?}");
+    }
+    let expected = sorted(&all_sessions, false, |session| session.session_id.clone());
+    assert_eq!(walk(&server, &sessions_of("b"), 3).await, expected);
 }

@@ -479,6 +479,14 @@ pub async fn a_request_id_for_other_messages_already_exists(mut server: Server) 
         name: Some(String::new()),
         ..said("two")
     };
+    let with_metadata = NewMessage {
+        metadata: Some(Struct::default()),
+        ..said("two")
+    };
+    let by_another = NewMessage {
+        role: Role::Tool.into(),
+        ..said("two")
+    };
     let elsewhere = AddMessagesRequest {
         session_id: "other".to_owned(),
         ..asked.clone()
@@ -487,6 +495,8 @@ pub async fn a_request_id_for_other_messages_already_exists(mut server: Server) 
         with(vec![said("one")]),
         with(vec![said("two"), said("one")]),
         with(vec![said("one"), named]),
+        with(vec![said("one"), with_metadata]),
+        with(vec![said("one"), by_another]),
         elsewhere,
     ] {
         let asked_for = other.session_id.clone();

@@ -380,6 +380,10 @@ pub async fn a_request_id_with_other_content_already_exists(mut server: Server) 
             ..asked.clone()
         },
         AddRequest {
+            last_name: None,
+            ..asked.clone()
+        },
+        AddRequest {
             metadata,
             ..asked.clone()
         },
@@ -562,6 +566,15 @@ pub async fn an_unknown_or_immutable_path_is_refused(mut server: Server) {
             );
         }
     }
+    // All fields and one of them is no mask either.
+    let change = UpdateRequest {
+        update_mask: Some(mask(&["email", "*"])),
+        ..update("jane")
+    };
+    assert_eq!(
+        refused_fields(server.users.update(change).await),
+        ["update_mask"]
+    );
     assert_eq!(server.get_user("jane").await.unwrap(), added);
 }
 
