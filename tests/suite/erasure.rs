@@ -293,4 +293,12 @@ async fn a_server_that_stops_scrubs_first() {
     }
     server.stop().await;
     assert_eq!(traces(database.folder(), secrets(&erased)), 0);
+    // So few leave no trace as a rule; that it looked for one is in its own books.
+    let connection = database.open().await;
+    let left = Statement::from_string(
+        connection.get_database_backend(),
+        "SELECT wanted - done FROM scrub",
+    );
+    let left = connection.query_one_raw(left).await.unwrap().unwrap();
+    assert_eq!(left.try_get_by_index::<i64>(0).unwrap(), 0);
 }

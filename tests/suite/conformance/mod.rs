@@ -61,6 +61,7 @@ on_every_engine! {
     }
     users {
         a_user_comes_back_as_it_was_added,
+        times_are_in_microseconds,
         absent_and_empty_fields_are_different,
         an_id_is_any_string_and_is_compared_byte_for_byte,
         what_an_id_cannot_be_is_refused,

@@ -74,6 +74,17 @@ pub async fn a_user_comes_back_as_it_was_added(mut server: Server) {
     assert_eq!(server.get_user("jane").await.unwrap(), added);
 }
 
+pub async fn times_are_in_microseconds(mut server: Server) {
+    let mut finer_than_milliseconds = false;
+    for number in 0..20 {
+        let time = server.add_user(&number.to_string()).await.created_at;
+        let nanos = time.unwrap().nanos;
+        assert_eq!(nanos % 1000, 0);
+        finer_than_milliseconds |= nanos % 1_000_000 != 0;
+    }
+    assert!(finer_than_milliseconds);
+}
+
 pub async fn absent_and_empty_fields_are_different(mut server: Server) {
     let absent = server.add_user("absent").await;
     assert_eq!(
