@@ -183,6 +183,17 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    /// Waits until it is gone, so that it puts nothing more into a folder that is about
+    /// to be removed.
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        while let Ok(None) = self.child.try_wait() {
+            std::thread::yield_now();
+        }
+    }
+}
+
 fn follow(
     stream: impl AsyncRead + Unpin + Send + 'static,
     output: &Arc<Mutex<String>>,
