@@ -90,7 +90,8 @@ impl Migrate {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Database {
-    /// Where the database is; `mode=rwc` creates the file if it is missing
+    /// Where the database is: a SQLite file, which mode=rwc creates if it is missing, or
+    /// `postgres://user:password@host/database`
     #[arg(
         long,
         env = "USHER_DATABASE_URL",

@@ -157,6 +157,10 @@ fn number(value: f64) -> Result<Number, Flaw> {
         #[allow(clippy::cast_possible_truncation)] // It is an integer of 64 bits.
         return Ok(Number::from(value as i64));
     }
+    if value.fract() == 0.0 && (LIMIT..2.0 * LIMIT).contains(&value) {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Likewise.
+        return Ok(Number::from(value as u64));
+    }
     Number::from_f64(value).ok_or_else(|| "must contain only finite numbers".into())
 }
 
@@ -244,7 +248,7 @@ mod tests {
             (-42.0, "-42"),
             (1e18, "1000000000000000000"),
             (-9_223_372_036_854_775_808.0, "-9223372036854775808"),
-            (9_223_372_036_854_775_808.0, "9.223372036854776e+18"),
+            (9_223_372_036_854_775_808.0, "9223372036854775808"),
             (1e300, "1e+300"),
             (f64::MIN_POSITIVE, "2.2250738585072014e-308"),
         ] {

@@ -1,11 +1,13 @@
-//! How a SQLite database is opened: one connection that writes, and a pool of
-//! connections that only read.
+//! How a database is opened.
+//!
+//! SQLite: one connection that writes, and a pool of connections that only read.
+//! PostgreSQL: one pool for both.
 
 use std::{fmt, num::NonZero, str::FromStr, thread, time::Duration};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
-    sqlx::{Connection, sqlite::SqliteConnectOptions},
+    sqlx::{Connection, postgres::PgConnectOptions, sqlite::SqliteConnectOptions},
 };
 
 use super::OpenError;
@@ -13,18 +15,37 @@ use super::OpenError;
 /// How long a statement waits for another process that holds the database's lock.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a read waits for a connection.
+/// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the database is. Never printed: it may hold a password.
+/// How many connections a server opens to PostgreSQL at most.
+const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// How long a connection to PostgreSQL may have been idle before it is tested.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Where the database is, and of what kind. Never printed: it may hold a password.
 #[derive(Clone)]
-pub struct DatabaseUrl(String);
+pub enum DatabaseUrl {
+    /// A file.
+    Sqlite(String),
+    /// A server.
+    Postgres(String),
+}
 
 impl FromStr for DatabaseUrl {
     type Err = &'static str;
 
-    /// Takes `sqlite://PATH`, with `?mode=rw` or `?mode=rwc` or neither.
+    /// Takes `sqlite://PATH`, with `?mode=rw` or `?mode=rwc` or neither; or
+    /// `postgres://…`, as libpq knows it
+    /// (<https://www.postgresql.org/docs/current/libpq-connect.html>, 34.1.1.2).
     fn from_str(url: &str) -> Result<Self, Self::Err> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return match PgConnectOptions::from_str(url) {
+                Ok(_) => Ok(Self::Postgres(url.to_owned())),
+                Err(_) => Err("it must be like postgres://user:password@host:5432/database"),
+            };
+        }
         let query = url.split_once('?').map(|(_, query)| query);
         let options = SqliteConnectOptions::from_str(url);
         let path = match &options {
@@ -41,7 +62,7 @@ impl FromStr for DatabaseUrl {
         if path.is_empty() || path == ":memory:" || path.starts_with("file:") {
             return Err("it must name a file");
         }
-        Ok(Self(url.to_owned()))
+        Ok(Self::Sqlite(url.to_owned()))
     }
 }
 
@@ -51,18 +72,40 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// The writer and the readers. They connect when they are first used.
-pub(super) async fn sqlite(
-    url: &DatabaseUrl,
-) -> Result<(DatabaseConnection, DatabaseConnection), DbErr> {
-    let mut writer = options(url, "OFF");
-    writer.max_connections(1);
-    let mut readers = options(url, "ON");
-    readers.max_connections(reader_count());
-    Ok((
-        Database::connect(writer).await?,
-        Database::connect(readers).await?,
-    ))
+/// The connections of a store. They connect when they are first used.
+pub(super) struct Pools {
+    /// Those that write.
+    pub(super) writer: DatabaseConnection,
+    /// Those that read.
+    pub(super) reader: DatabaseConnection,
+    /// How many of the latter there are.
+    pub(super) places: usize,
+}
+
+/// Makes the pools.
+pub(super) async fn connect(url: &DatabaseUrl) -> Result<Pools, DbErr> {
+    match url {
+        DatabaseUrl::Sqlite(url) => {
+            let mut writer = sqlite(url, "OFF");
+            writer.max_connections(1);
+            let places = reader_count();
+            let mut readers = sqlite(url, "ON");
+            readers.max_connections(places);
+            Ok(Pools {
+                writer: Database::connect(writer).await?,
+                reader: Database::connect(readers).await?,
+                places: places as usize,
+            })
+        }
+        DatabaseUrl::Postgres(url) => {
+            let pool = Database::connect(postgres(url)).await?;
+            Ok(Pools {
+                writer: pool.clone(),
+                reader: pool,
+                places: POSTGRES_CONNECTIONS as usize,
+            })
+        }
+    }
 }
 
 /// Whether the file is in the mode that it was asked to be in. SQLite does not say so
@@ -84,8 +127,20 @@ fn reader_count() -> u32 {
     u32::try_from(processors).unwrap_or(u32::MAX).clamp(4, 16)
 }
 
-fn options(url: &DatabaseUrl, query_only: &'static str) -> ConnectOptions {
-    let mut options = ConnectOptions::new(&url.0);
+fn postgres(url: &str) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .connect_lazy(true)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .max_connections(POSTGRES_CONNECTIONS)
+        // A test is a round trip, so only a connection that may be dead is tested.
+        .test_before_acquire_if_idle_for(IDLE)
+        .sqlx_logging(false);
+    options
+}
+
+fn sqlite(url: &str, query_only: &'static str) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
     options
         .connect_lazy(true)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -154,11 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn a_url_names_a_file() {
+    fn a_url_names_a_file_or_a_server() {
         for url in [
             "sqlite://usher.db",
             "sqlite:usher.db?mode=rw",
             "sqlite:///var/lib/usher/a%20b.db?mode=rwc",
+            "postgres://user:secret@host/usher?sslmode=require",
+            "postgresql:///usher?host=/run/postgresql",
         ] {
             assert!(url.parse::<DatabaseUrl>().is_ok(), "{url}");
         }
@@ -177,7 +234,8 @@ mod tests {
             "sqlite://usher.db?mode=ro",
             "sqlite://usher.db?mode=rwc&cache=shared",
             "sqlite://usher.db?mode=nonsense",
-            "postgres://user:secret@host/usher",
+            "postgres://user:secret@host:port/usher",
+            "mysql://user:secret@host/usher",
         ] {
             assert!(url.parse::<DatabaseUrl>().is_err(), "{url}");
         }

@@ -193,7 +193,7 @@ pub struct List {
 /// A page of messages, oldest first, and how many the session holds.
 pub async fn list(store: &Store, list: &List) -> Result<(Rows<Message>, i64)> {
     let snapshot = store.snapshot().await?;
-    let total = session::message_count(&snapshot, list.project, &list.session_id).await?;
+    let total = session::message_count(&*snapshot, list.project, &list.session_id).await?;
     let (after, until) = match (&list.page.start, list.last_n) {
         (Start::After(key), _) => match key[..] {
             [Part::Number(after), Part::Number(until)] => (after, until),
@@ -208,7 +208,7 @@ pub async fn list(store: &Store, list: &List) -> Result<(Rows<Message>, i64)> {
         .filter(Column::Sequence.lte(until))
         .order_by_asc(Column::Sequence)
         .limit(list.page.size + 1)
-        .stream(&snapshot)
+        .stream(&*snapshot)
         .await?;
     let key = |row: &Model| vec![Part::Number(row.sequence), Part::Number(until)];
     let rows = page::collect(rows, &list.page, key).await?;
@@ -222,7 +222,7 @@ pub async fn get(
     session_id: &SessionId,
     message_id: Uuid,
 ) -> Result<Model> {
-    let reader = store.reader()?;
+    let reader = &*store.reader().await?;
     match find(project, session_id, message_id).one(reader).await? {
         Some(message) => Ok(message),
         None => Err(not_found(reader, project, session_id, message_id).await),

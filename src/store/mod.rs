@@ -2,8 +2,9 @@
 //!
 //! Each entity's file holds its rows and every statement on them. Reads take the
 //! [`Store`] and use a pool of readers; writes are functions from a transaction
-//! and an input, which [`Store::write`] runs one after another on the one
-//! connection that writes.
+//! and an input, which [`Store::write`] runs: on SQLite one after another on the one
+//! connection that writes, on PostgreSQL side by side, and again if one was in another's
+//! way.
 
 mod connect;
 pub mod message;
@@ -17,6 +18,7 @@ mod totals;
 pub mod user;
 
 use std::{
+    ops::Deref,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -27,14 +29,14 @@ use std::{
 use futures_util::future::BoxFuture;
 use prost_types::Timestamp;
 use sea_orm::{
-    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait,
-    QuerySelect, RuntimeErr, Select, SqlErr, SqliteTransactionMode, SqlxSqliteError,
-    TransactionOptions, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    EntityTrait, IsolationLevel, QuerySelect, RuntimeErr, Select, SqlErr, SqliteTransactionMode,
+    SqlxError, SqlxSqliteError, TransactionOptions, TransactionTrait,
     sea_query::{Asterisk, Expr, ExprTrait},
 };
 use tokio::{
-    sync::{Mutex, Notify, OwnedMutexGuard, Semaphore},
-    time::{Instant, sleep},
+    sync::{Mutex, Notify, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout},
 };
 use uuid::Uuid;
 
@@ -49,8 +51,19 @@ use crate::{
 /// The most writes that wait for their turn; one more is turned away.
 const WAITING_WRITES: usize = 1024;
 
+/// How long a call waits for a place in the pool.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long after one attempt to open a busy database the next one is made.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// How often a write of PostgreSQL is run that is in another's way, and how long it waits
+/// between at most.
+const ATTEMPTS: u32 = 10;
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// Names the lock under which replicas migrate one after another.
+const MIGRATION_LOCK: i64 = 0x0075_7368_6572; // "usher"
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -85,17 +98,58 @@ struct Inner {
     /// running.
     done: AtomicU64,
     done_at_ping: AtomicU64,
+    /// The places in the pool of readers, which on PostgreSQL is that of writers too.
+    places: Arc<Semaphore>,
     /// Set once the schema is there.
     ready: OnceLock<()>,
     /// Wakes the scrubber.
     erased: Notify,
 }
 
+/// A place in the pool, for one statement.
+struct Reader<'a> {
+    connection: &'a DatabaseConnection,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Deref for Reader<'_> {
+    type Target = DatabaseConnection;
+
+    fn deref(&self) -> &DatabaseConnection {
+        self.connection
+    }
+}
+
+/// A place in the pool, for several statements that see the same state.
+struct Snapshot {
+    txn: DatabaseTransaction,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Snapshot {
+    /// Lets go of the state, and waits until that is done.
+    async fn end(self) -> Result<(), DbErr> {
+        self.txn.rollback().await
+    }
+}
+
+impl Deref for Snapshot {
+    type Target = DatabaseTransaction;
+
+    fn deref(&self) -> &DatabaseTransaction {
+        &self.txn
+    }
+}
+
 impl Store {
     /// A store on the database, which is neither opened nor looked at yet: every
     /// call on it is UNAVAILABLE until [`prepare`](Self::prepare) has succeeded.
     pub async fn new(url: &DatabaseUrl) -> Result<Self, OpenError> {
-        let (writer, reader) = connect::sqlite(url).await?;
+        let connect::Pools {
+            writer,
+            reader,
+            places,
+        } = connect::connect(url).await?;
         Ok(Self(Arc::new(Inner {
             reader,
             writer,
@@ -103,6 +157,7 @@ impl Store {
             waiting: Semaphore::new(WAITING_WRITES),
             done: AtomicU64::new(0),
             done_at_ping: AtomicU64::new(u64::MAX),
+            places: Arc::new(Semaphore::new(places)),
             ready: OnceLock::new(),
             erased: Notify::new(),
         })))
@@ -119,9 +174,15 @@ impl Store {
                 txn => break txn?,
             }
         };
+        if !self.is_sqlite() {
+            let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
+            txn.execute_unprepared(&lock).await?;
+        }
         migration::apply(&txn).await?;
         txn.commit().await?;
-        connect::check_wal(&self.0.writer).await?;
+        if self.is_sqlite() {
+            connect::check_wal(&self.0.writer).await?;
+        }
         self.0.ready.get_or_init(|| ());
         Ok(())
     }
@@ -129,8 +190,13 @@ impl Store {
     /// Shows that the database can be read, and that it could be written or is being
     /// written: a ping does not stand in line, for a long line is no fault of it.
     pub async fn ping(&self) -> Result<()> {
-        let reader = self.reader()?;
-        reader.execute_unprepared("SELECT 1 FROM totals").await?;
+        let reader = self.reader().await?;
+        reader
+            .execute_unprepared("SELECT 1 FROM totals LIMIT 1")
+            .await?;
+        if !self.is_sqlite() {
+            return Ok(());
+        }
         match Arc::clone(&self.0.turn).try_lock_owned() {
             Ok(turn) => self.run(turn, (), |_, ()| Box::pin(async { Ok(()) })).await,
             Err(_) => {
@@ -144,15 +210,19 @@ impl Store {
     }
 
     /// Finds what is left in the file of erased rows and removes it, whenever there
-    /// was an erasure; returns never.
+    /// was an erasure; returns never on SQLite. PostgreSQL does its own
+    /// housekeeping.
     pub async fn scrub_forever(self) {
-        scrub::run(&self).await;
+        if self.is_sqlite() {
+            scrub::run(&self).await;
+        }
     }
 
     /// Does the last scrub that is wanted, waits for what runs, and closes every
     /// connection. If it is cut short, the next start does the scrub.
     pub async fn close(&self) {
-        if self.0.ready.get().is_some()
+        if self.is_sqlite()
+            && self.0.ready.get().is_some()
             && let Err(error) = scrub::if_wanted(self).await
         {
             tracing::warn!(cause = %error, "the last scrub failed; the next start does it");
@@ -164,14 +234,42 @@ impl Store {
     }
 
     /// For one statement that reads.
-    fn reader(&self) -> Result<&DatabaseConnection> {
+    async fn reader(&self) -> Result<Reader<'_>> {
         self.check_ready()?;
-        Ok(&self.0.reader)
+        Ok(Reader {
+            connection: &self.0.reader,
+            _place: self.place().await?,
+        })
     }
 
     /// For several statements that read the same state.
-    async fn snapshot(&self) -> Result<DatabaseTransaction> {
-        Ok(self.reader()?.begin().await?)
+    async fn snapshot(&self) -> Result<Snapshot> {
+        self.check_ready()?;
+        let place = self.place().await?;
+        let reader = &self.0.reader;
+        let txn = if self.is_sqlite() {
+            reader.begin().await?
+        } else {
+            let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
+            reader
+                .begin_with_config(Some(isolation), Some(access))
+                .await?
+        };
+        Ok(Snapshot { txn, _place: place })
+    }
+
+    /// A place in the pool, so that a connection which does not come is the database's
+    /// fault and not the load's.
+    async fn place(&self) -> Result<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.0.places).acquire_owned();
+        timeout(PLACE_TIMEOUT, place)
+            .await
+            .map_err(|_| Error::Overloaded)?
+            .map_err(|closed| Error::Internal(Box::new(closed)))
+    }
+
+    fn is_sqlite(&self) -> bool {
+        self.0.writer.get_database_backend() == DbBackend::Sqlite
     }
 
     /// Runs a write in a transaction of its own, when its turn has come, and commits
@@ -182,14 +280,19 @@ impl Store {
         T: Send + 'static,
     {
         self.check_ready()?;
-        let place = self
+        let waiting = self
             .0
             .waiting
             .try_acquire()
             .map_err(|_| Error::Overloaded)?;
-        let turn = self.turn().await;
-        drop(place);
-        self.run(turn, input, apply).await
+        if self.is_sqlite() {
+            let turn = self.turn().await;
+            drop(waiting);
+            return self.run(turn, input, apply).await;
+        }
+        let place = self.place().await?;
+        drop(waiting);
+        self.run(place, input, apply).await
     }
 
     /// The same, for the scrubber, which waits however long the line is.
@@ -208,18 +311,28 @@ impl Store {
         Arc::clone(&self.0.turn).lock_owned().await
     }
 
-    /// Runs a write whose turn has come. It runs to its end even if its caller leaves, so
-    /// that no transaction is ever abandoned half way.
-    async fn run<I, T>(&self, turn: OwnedMutexGuard<()>, input: I, apply: Write<I, T>) -> Result<T>
+    /// Runs a write that has its turn, or its place, and holds it until it has ended. It
+    /// runs to its end even if its caller leaves, so that no transaction is ever abandoned
+    /// half way.
+    async fn run<I, T>(&self, held: impl Send + 'static, input: I, apply: Write<I, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
         let store = self.clone();
         let running = tokio::spawn(async move {
-            let result = store.transact(&input, apply).await;
+            let mut attempt = 1;
+            let result = loop {
+                match store.transact(&input, apply).await {
+                    Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
+                        sleep(backoff(attempt)).await;
+                        attempt += 1;
+                    }
+                    result => break result,
+                }
+            };
             store.0.done.fetch_add(1, Ordering::Relaxed);
-            drop(turn);
+            drop(held);
             result
         });
         running
@@ -242,8 +355,9 @@ impl Store {
         }
     }
 
-    /// A transaction that holds the write lock from its start, so that what it reads
-    /// is still so when it writes (<https://www.sqlite.org/isolation.html>).
+    /// On SQLite, a transaction that holds the write lock from its start, so that what it
+    /// reads is still so when it writes (<https://www.sqlite.org/isolation.html>). On
+    /// PostgreSQL, writes lock the rows that they are about to change.
     async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -337,7 +451,6 @@ fn is_foreign_key_violation(error: &DbErr) -> bool {
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Self {
         match error {
-            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => Self::Overloaded,
             error if is_away(&error) => Self::Unavailable(Box::new(error)),
             error => Self::Internal(Box::new(error)),
         }
@@ -345,41 +458,104 @@ impl From<DbErr> for Error {
 }
 
 /// Whether the database, rather than the statement, is to blame: it is locked by
-/// somebody else, or its disk is full, read-only, failing or gone.
+/// somebody else, full, read-only, failing or gone.
 fn is_away(error: &DbErr) -> bool {
-    const READONLY: i32 = 8;
-    const IOERR: i32 = 10;
-    const FULL: i32 = 13;
-    const CANTOPEN: i32 = 14;
-    const PROTOCOL: i32 = 15;
-    is_busy(error)
-        || matches!(
-            sqlite_code(error),
-            Some(READONLY | IOERR | FULL | CANTOPEN | PROTOCOL)
-        )
-        || matches!(error, DbErr::ConnectionAcquire(_))
+    match cause(error) {
+        Cause::Sqlite(code) => {
+            const READONLY: i32 = 8;
+            const IOERR: i32 = 10;
+            const FULL: i32 = 13;
+            const CANTOPEN: i32 = 14;
+            const PROTOCOL: i32 = 15;
+            is_busy(error) || [READONLY, IOERR, FULL, CANTOPEN, PROTOCOL].contains(&code)
+        }
+        // https://www.postgresql.org/docs/current/errcodes-appendix.html
+        Cause::Postgres(code) => {
+            // Connection, resources, shut down, system error; read-only since a failover.
+            ["08", "53", "57", "58"].contains(&&code[..2])
+                || code == "25006"
+                || is_conflict_code(&code)
+        }
+        Cause::Connection => true,
+        Cause::Other => false,
+    }
 }
 
 /// Whether somebody else holds the database's lock.
 fn is_busy(error: &DbErr) -> bool {
     const BUSY: i32 = 5;
     const LOCKED: i32 = 6;
-    matches!(sqlite_code(error), Some(BUSY | LOCKED))
+    matches!(cause(error), Cause::Sqlite(BUSY | LOCKED))
 }
 
-/// The primary result code of SQLite, which is the low byte
-/// (<https://www.sqlite.org/rescode.html>).
-fn sqlite_code(error: &DbErr) -> Option<i32> {
-    let (DbErr::Conn(cause) | DbErr::Exec(cause) | DbErr::Query(cause)) = error else {
-        return None;
+/// Whether a write failed only because another was in its way, and would succeed now.
+fn is_conflict(error: &Error) -> bool {
+    let Error::Unavailable(error) = error else {
+        return false;
     };
-    let RuntimeErr::SqlxError(cause) = cause else {
-        return None;
+    match error.downcast_ref().map(cause) {
+        Some(Cause::Postgres(code)) => is_conflict_code(&code),
+        _ => false,
+    }
+}
+
+/// A serialization failure, a deadlock, or a row that was not there when it was looked
+/// for and is now.
+fn is_conflict_code(code: &str) -> bool {
+    ["40001", "40P01", "23505"].contains(&code)
+}
+
+/// A random time within a range that grows with each attempt.
+fn backoff(attempt: u32) -> Duration {
+    let most = BACKOFF.mul_f64(f64::from(attempt) / f64::from(ATTEMPTS));
+    most.mul_f64(f64::from(random()) / f64::from(u16::MAX))
+}
+
+/// Any number.
+fn random() -> u16 {
+    let [.., high, low] = Uuid::now_v7().into_bytes();
+    u16::from_be_bytes([high, low])
+}
+
+/// What is behind an error.
+enum Cause {
+    /// A primary result code, the low byte of an extended one
+    /// (<https://www.sqlite.org/rescode.html>).
+    Sqlite(i32),
+    /// A SQLSTATE of five characters.
+    Postgres(String),
+    /// No answer.
+    Connection,
+    Other,
+}
+
+fn cause(error: &DbErr) -> Cause {
+    let error = match error {
+        DbErr::ConnectionAcquire(_) => return Cause::Connection,
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => error,
+        _ => return Cause::Other,
     };
-    let cause = cause.as_database_error()?;
-    cause.try_downcast_ref::<SqlxSqliteError>()?;
-    let code: i32 = cause.code()?.parse().ok()?;
-    Some(code & 0xff)
+    let Some(database) = error.as_database_error() else {
+        return match **error {
+            SqlxError::Io(_)
+            | SqlxError::Tls(_)
+            | SqlxError::Protocol(_)
+            | SqlxError::PoolClosed
+            | SqlxError::WorkerCrashed => Cause::Connection,
+            _ => Cause::Other,
+        };
+    };
+    let code = database.code().unwrap_or_default();
+    if database.try_downcast_ref::<SqlxSqliteError>().is_some() {
+        code.parse()
+            .map_or(Cause::Other, |code: i32| Cause::Sqlite(code & 0xff))
+    } else if code.len() == 5 && code.is_ascii() {
+        Cause::Postgres(code.into_owned())
+    } else {
+        Cause::Other
+    }
 }
 
 /// A store of a unit test's own.

@@ -15,7 +15,7 @@ use crate::{
 async fn plan<E: EntityTrait>(store: &Store, query: Select<E>) -> Vec<String> {
     let mut statement = query.build(DbBackend::Sqlite);
     statement.sql = format!("EXPLAIN QUERY PLAN {}", statement.sql);
-    let rows = store.reader().unwrap().query_all_raw(statement).await;
+    let rows = store.reader().await.unwrap().query_all_raw(statement).await;
     let steps = rows.unwrap().into_iter();
     steps
         .map(|row| row.try_get("", "detail").unwrap())

@@ -39,7 +39,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Store, connect::BUSY_TIMEOUT};
+use super::{Snapshot, Store, connect::BUSY_TIMEOUT};
 use crate::error::{Error, Result};
 
 /// How long a pass waits for more erasures to join it, at least and at most; in
@@ -68,8 +68,10 @@ const MAX_PAGES: u32 = 1 << 25;
 
 /// Notes, in the transaction of an erasure, that the file must be scrubbed.
 pub(super) async fn want(txn: &DatabaseTransaction) -> Result<(), DbErr> {
-    txn.execute_unprepared("UPDATE scrub SET wanted = wanted + 1")
-        .await?;
+    if txn.get_database_backend() == DbBackend::Sqlite {
+        txn.execute_unprepared("UPDATE scrub SET wanted = wanted + 1")
+            .await?;
+    }
     Ok(())
 }
 
@@ -102,7 +104,7 @@ pub(super) async fn run(store: &Store) {
 
 /// One pass, if there was an erasure since the last one began.
 pub(super) async fn if_wanted(store: &Store) -> Result<()> {
-    let wanted = query(store.reader()?, "SELECT wanted, done FROM scrub").await?;
+    let wanted = query(&*store.reader().await?, "SELECT wanted, done FROM scrub").await?;
     let erasures: i64 = wanted.try_get_by_index(0)?;
     let done: i64 = wanted.try_get_by_index(1)?;
     if erasures == done {
@@ -114,7 +116,7 @@ pub(super) async fn if_wanted(store: &Store) -> Result<()> {
     } else {
         rewrite(store).await?
     };
-    empty_log(store).await?.rollback().await?;
+    empty_log(store).await?.end().await?;
     store
         .write_in_turn(erasures, |txn, erasures| {
             Box::pin(async move {
@@ -139,19 +141,19 @@ pub(super) async fn if_wanted(store: &Store) -> Result<()> {
 ///
 /// The snapshot was taken while the log was empty. As long as it is held, what is
 /// written stays in the log.
-async fn empty_log(store: &Store) -> Result<DatabaseTransaction> {
+async fn empty_log(store: &Store) -> Result<Snapshot> {
     let log = log_path(store).await?;
     for _ in 0..LOG_ATTEMPTS {
         let turn = store.turn().await;
         let emptied = checkpoint(store).await?;
         let snapshot = store.snapshot().await?;
-        query(&snapshot, "SELECT wanted FROM scrub").await?;
+        query(&*snapshot, "SELECT wanted FROM scrub").await?;
         drop(turn);
         // Another process may have written in between.
         if emptied && fs::metadata(&log).is_ok_and(|log| log.len() == 0) {
             return Ok(snapshot);
         }
-        snapshot.rollback().await?;
+        snapshot.end().await?;
         sleep(LOG_TIMEOUT).await;
     }
     Err(Error::Unavailable(
@@ -175,7 +177,9 @@ async fn checkpoint(store: &Store) -> Result<bool> {
 
 async fn log_path(store: &Store) -> Result<PathBuf> {
     let sql = "SELECT file FROM pragma_database_list WHERE name = 'main'";
-    let file: String = query(store.reader()?, sql).await?.try_get_by_index(0)?;
+    let file: String = query(&*store.reader().await?, sql)
+        .await?
+        .try_get_by_index(0)?;
     Ok((file + "-wal").into())
 }
 
@@ -185,14 +189,14 @@ async fn log_path(store: &Store) -> Result<PathBuf> {
 async fn can_clean_pages(store: &Store) -> Result<bool> {
     let sql = "SELECT (SELECT count(*) FROM pragma_module_list WHERE name = 'sqlite_dbpage'), \
                (SELECT auto_vacuum FROM pragma_auto_vacuum)";
-    let row = query(store.reader()?, sql).await?;
+    let row = query(&*store.reader().await?, sql).await?;
     let modules: i32 = row.try_get_by_index(0)?;
     let auto_vacuum: i32 = row.try_get_by_index(1)?;
     Ok(modules == 1 && auto_vacuum == 0 && page_count(store).await? < MAX_PAGES)
 }
 
 async fn page_count(store: &Store) -> Result<u32> {
-    let count = query(store.reader()?, "PRAGMA page_count").await?;
+    let count = query(&*store.reader().await?, "PRAGMA page_count").await?;
     Ok(count.try_get_by_index(0)?)
 }
 
@@ -210,7 +214,7 @@ async fn clean(store: &Store) -> Result<usize> {
     let mut cleaned = 0;
     let numbers: Vec<u32> = (1..=page_count(store).await?).collect();
     for numbers in numbers.chunks(READ_PAGES) {
-        let found = dirty(store.reader()?, numbers).await?;
+        let found = dirty(&*store.reader().await?, numbers).await?;
         for pages in found.chunks(WRITE_PAGES) {
             let numbers: Vec<u32> = pages.iter().map(|(number, _)| *number).collect();
             cleaned += store
@@ -223,7 +227,7 @@ async fn clean(store: &Store) -> Result<usize> {
             Box::pin(clean_logged(txn, log))
         })
         .await?;
-    snapshot.rollback().await?;
+    snapshot.end().await?;
     Ok(cleaned)
 }
 
@@ -422,7 +426,7 @@ mod tests {
 
         // A page whose gap is not zero, as if it had been moved there.
         let sql = "SELECT max(rootpage) FROM sqlite_schema";
-        let root = query(store.reader().unwrap(), sql).await.unwrap();
+        let root = query(&*store.reader().await.unwrap(), sql).await.unwrap();
         let number: u32 = root.try_get_by_index(0).unwrap();
         let fill = store.write_in_turn(number, |txn, number| Box::pin(fill_gap(txn, *number)));
         fill.await.unwrap();
@@ -436,9 +440,9 @@ mod tests {
             Box::pin(clean_logged(txn, log))
         });
         assert_eq!(cleaned.await.unwrap(), 1);
-        snapshot.rollback().await.unwrap();
+        snapshot.end().await.unwrap();
         assert_eq!(
-            dirty(store.reader().unwrap(), &[number])
+            dirty(&*store.reader().await.unwrap(), &[number])
                 .await
                 .unwrap()
                 .len(),

@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    Condition, DatabaseTransaction, ExprTrait, IntoActiveModel, QuerySelect,
+    Condition, DatabaseTransaction, DbBackend, ExprTrait, IntoActiveModel, QuerySelect,
     entity::prelude::*,
     sea_query::{OnConflict, Query, SelectStatement},
 };
@@ -138,7 +138,7 @@ async fn insert(txn: &DatabaseTransaction, session: &Add) -> Result<Model> {
 /// Reads a session.
 pub async fn get(store: &Store, project: ProjectId, session_id: &SessionId) -> Result<Model> {
     find(project, session_id)
-        .one(store.reader()?)
+        .one(&*store.reader().await?)
         .await?
         .ok_or_else(|| not_found(session_id))
 }
@@ -235,6 +235,7 @@ pub async fn delete(store: &Store, delete: Delete) -> Result<Receipt> {
 
 async fn erase(txn: &DatabaseTransaction, delete: &Delete) -> Result<Receipt> {
     let project = delete.project;
+    lock_owner(txn, project, &delete.session_id).await?;
     let Some(current) = lock(txn, project, &delete.session_id).await? else {
         return receipt_of_none(delete);
     };
@@ -260,7 +261,7 @@ async fn erase(txn: &DatabaseTransaction, delete: &Delete) -> Result<Receipt> {
 /// The receipt that [`delete`] would give.
 pub async fn receipt_for(store: &Store, delete: &Delete) -> Result<Receipt> {
     let found = find(delete.project, &delete.session_id)
-        .one(store.reader()?)
+        .one(&*store.reader().await?)
         .await?;
     let Some(current) = found else {
         return receipt_of_none(delete);
@@ -306,9 +307,9 @@ pub struct List {
 pub async fn list(store: &Store, list: &List) -> Result<(Rows<Session>, i64)> {
     let snapshot = store.snapshot().await?;
     let total = if list.user_id.is_none() && list.state == State::Unspecified {
-        totals::sessions(&snapshot, list.project).await?
+        totals::sessions(&*snapshot, list.project).await?
     } else {
-        super::count(matching(list), &snapshot).await?
+        super::count(matching(list), &*snapshot).await?
     };
     Ok((rows(&snapshot, list).await?, total))
 }
@@ -421,7 +422,7 @@ pub(super) async fn messages_of(
 ) -> Result<i64> {
     let sum: Option<Option<i64>> = Entity::find()
         .select_only()
-        .expr(Column::MessageCount.into_expr().sum())
+        .expr(Column::MessageCount.into_expr().sum().cast_as("bigint"))
         .filter(of(project, user_id))
         .into_tuple()
         .one(db)
@@ -436,6 +437,49 @@ pub(super) fn ids_of(project: ProjectId, user_id: &UserId) -> SelectStatement {
         .from(Entity)
         .cond_where(of(project, user_id))
         .to_owned()
+}
+
+/// Keeps others from adding to a user's sessions that are about to be erased. On SQLite
+/// nobody else writes.
+pub(super) async fn lock_of(
+    txn: &DatabaseTransaction,
+    project: ProjectId,
+    user_id: &UserId,
+) -> Result<()> {
+    if txn.get_database_backend() == DbBackend::Sqlite {
+        return Ok(());
+    }
+    let _: Vec<String> = Entity::find()
+        .select_only()
+        .column(Column::SessionId)
+        .filter(of(project, user_id))
+        .lock_exclusive()
+        .into_tuple()
+        .all(txn)
+        .await?;
+    Ok(())
+}
+
+/// Locks a session's user before the session itself is locked: the order of an erasure of
+/// the user, so that neither waits for the other. On SQLite nobody else writes.
+async fn lock_owner(
+    txn: &DatabaseTransaction,
+    project: ProjectId,
+    session_id: &SessionId,
+) -> Result<()> {
+    if txn.get_database_backend() == DbBackend::Sqlite {
+        return Ok(());
+    }
+    let owner: Option<String> = find(project, session_id)
+        .select_only()
+        .column(Column::UserId)
+        .into_tuple()
+        .one(txn)
+        .await?;
+    match owner {
+        Some(user_id) => user::lock_row(txn, project, &user_id).await,
+        None => Ok(()),
+    }
 }
 
 /// Erases a user's sessions, whose messages are gone: how many there were.

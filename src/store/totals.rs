@@ -2,14 +2,15 @@
 //! erase them, so that nothing is ever counted.
 
 use sea_orm::{
-    ActiveValue::Set, DatabaseTransaction, DbErr, ExprTrait, QuerySelect, entity::prelude::*,
-    sea_query::OnConflict,
+    ActiveValue::Set, DatabaseTransaction, DbBackend, DbErr, ExprTrait, QuerySelect,
+    entity::prelude::*, sea_query::OnConflict,
 };
 
 use crate::auth::ProjectId;
 
-/// The one shard that there is where one connection writes.
-const SHARD: i64 = 0;
+/// How many shards there are where many connections write: a row that all of them
+/// change would make them wait for each other.
+const SHARDS: u16 = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "totals")]
@@ -37,7 +38,7 @@ pub(super) async fn add(
     let total = |column| Expr::col((Entity, column));
     Entity::insert(ActiveModel {
         project_id: Set(project.get()),
-        shard: Set(SHARD),
+        shard: Set(shard(txn)),
         users: Set(users),
         sessions: Set(sessions),
     })
@@ -50,6 +51,13 @@ pub(super) async fn add(
     .exec_without_returning(txn)
     .await?;
     Ok(())
+}
+
+fn shard(txn: &DatabaseTransaction) -> i64 {
+    match txn.get_database_backend() {
+        DbBackend::Sqlite => 0,
+        _ => (super::random() % SHARDS).into(),
+    }
 }
 
 /// How many users the project has.

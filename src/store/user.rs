@@ -133,7 +133,7 @@ async fn insert(txn: &DatabaseTransaction, user: &Add) -> Result<Model> {
 /// Reads a user.
 pub async fn get(store: &Store, project: ProjectId, user_id: &UserId) -> Result<Model> {
     find(project, user_id)
-        .one(store.reader()?)
+        .one(&*store.reader().await?)
         .await?
         .ok_or_else(|| not_found(user_id))
 }
@@ -234,6 +234,7 @@ async fn erase(txn: &DatabaseTransaction, delete: &Delete) -> Result<Receipt> {
     };
     super::check_etag(delete.etag.as_deref(), &current.etag())?;
 
+    session::lock_of(txn, project, &delete.user_id).await?;
     let sessions = session::ids_of(project, &delete.user_id);
     let messages_deleted = message::erase(txn, project, sessions).await?;
     let sessions_deleted = session::erase_of(txn, project, &delete.user_id).await?;
@@ -252,7 +253,9 @@ async fn erase(txn: &DatabaseTransaction, delete: &Delete) -> Result<Receipt> {
 /// The receipt that [`delete`] would give.
 pub async fn receipt_for(store: &Store, delete: &Delete) -> Result<Receipt> {
     let snapshot = store.snapshot().await?;
-    let found = find(delete.project, &delete.user_id).one(&snapshot).await?;
+    let found = find(delete.project, &delete.user_id)
+        .one(&*snapshot)
+        .await?;
     let Some(current) = found else {
         return receipt_of_nobody(delete);
     };
@@ -297,12 +300,12 @@ pub struct List {
 pub async fn list(store: &Store, list: &List) -> Result<(Rows<User>, i64)> {
     let snapshot = store.snapshot().await?;
     let total = match list.email {
-        None => totals::users(&snapshot, list.project).await?,
-        Some(_) => super::count(matching(list), &snapshot).await?,
+        None => totals::users(&*snapshot, list.project).await?,
+        Some(_) => super::count(matching(list), &*snapshot).await?,
     };
     let order = order(list);
     let query = page::seek(matching(list), &order, list.ascending, &list.page)?;
-    let rows = query.stream(&snapshot).await?;
+    let rows = query.stream(&*snapshot).await?;
     let rows = page::collect(rows, &list.page, |row| page::key(&order, row)).await?;
     Ok((rows, total))
 }
@@ -364,6 +367,22 @@ pub(super) async fn count_sessions(
         .filter(Column::ProjectId.eq(project.get()))
         .filter(Column::UserId.eq(user_id))
         .exec(txn)
+        .await?;
+    Ok(())
+}
+
+/// Keeps others from changing a user, or from adding sessions to them.
+pub(super) async fn lock_row(
+    txn: &DatabaseTransaction,
+    project: ProjectId,
+    user_id: &str,
+) -> Result<()> {
+    let _: Option<String> = Entity::find_by_id((project.get(), user_id.to_owned()))
+        .select_only()
+        .column(Column::UserId)
+        .lock_exclusive()
+        .into_tuple()
+        .one(txn)
         .await?;
     Ok(())
 }

@@ -12,13 +12,16 @@ use std::{
 use tokio::sync::watch;
 use tonic::Code;
 
-use crate::support::{
-    Database, Engine, Server, ok, said,
-    session::{
-        AddMessagesRequest, AddRequest as AddSession, ListMessagesRequest,
-        ListOrderedRequest as ListSessions, Session,
+use crate::{
+    postgres,
+    support::{
+        Database, Engine, Server, ok, said,
+        session::{
+            AddMessagesRequest, AddRequest as AddSession, ListMessagesRequest,
+            ListOrderedRequest as ListSessions, Session,
+        },
+        user::{AddRequest, DeleteRequest, ListOrderedRequest, User},
     },
-    user::{AddRequest, DeleteRequest, ListOrderedRequest, User},
 };
 
 const ROUNDS: usize = 12;
@@ -239,12 +242,22 @@ async fn check(server: &mut Server, lives: &Lives) {
 }
 
 #[tokio::test]
-async fn a_crash_loses_nothing_that_was_acknowledged() {
-    let database = Database::new(Engine::Sqlite);
+async fn a_crash_on_sqlite_loses_nothing_that_was_acknowledged() {
+    crash_again_and_again(&Database::new(Engine::Sqlite)).await;
+}
+
+#[tokio::test]
+async fn a_crash_on_postgres_loses_nothing_that_was_acknowledged() {
+    if !postgres::is_missing() {
+        crash_again_and_again(&Database::new(Engine::Postgres)).await;
+    }
+}
+
+async fn crash_again_and_again(database: &Database) {
     let lives = Lives::default();
     let next = Arc::new(AtomicUsize::new(0));
     for round in 0..ROUNDS {
-        let mut server = Server::start(&database).await;
+        let mut server = Server::start(database).await;
         check(&mut server, &lives).await;
         let (acknowledged, mut acknowledgements) = watch::channel(0);
         let writers: Vec<_> = (0..WRITERS)
@@ -264,11 +277,12 @@ async fn a_crash_loses_nothing_that_was_acknowledged() {
             .await
             .unwrap();
         server.kill().await;
+        database.settle().await;
         for writer in writers {
             writer.await.unwrap();
         }
     }
-    let mut server = Server::start(&database).await;
+    let mut server = Server::start(database).await;
     check(&mut server, &lives).await;
     let counted = lives.lock().unwrap().len();
     assert!(counted > ROUNDS * 3, "only {counted} users");

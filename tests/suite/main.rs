@@ -6,8 +6,10 @@
 mod conformance;
 mod crash;
 mod erasure;
+mod faults;
 mod health;
 mod hostile;
+mod postgres;
 mod program;
 mod properties;
 mod reflection;

@@ -8,10 +8,13 @@ use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus::NotServing};
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
-use crate::support::{
-    Database, Engine, PATIENCE, Process, Server, Signal, channel, free_addr, object, ok, said,
-    session::AddMessagesRequest,
-    user::{AddRequest, ListOrderedRequest, UpdateRequest},
+use crate::{
+    postgres,
+    support::{
+        Database, Engine, PATIENCE, Process, Server, Signal, channel, free_addr, object, ok, said,
+        session::AddMessagesRequest,
+        user::{AddRequest, ListOrderedRequest, UpdateRequest},
+    },
 };
 
 /// What a process that fails says: exactly one line, on standard error.
@@ -193,28 +196,66 @@ async fn a_database_from_a_newer_version_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn migrate_creates_a_database_once_however_many_try() {
-    let database = Database::new(Engine::Sqlite);
+async fn a_newer_schema_on_postgres_is_refused_too() {
+    if postgres::is_missing() {
+        return;
+    }
+    let database = Database::new(Engine::Postgres);
     let url = database.url();
-    let codes = join_all((0..8).map(|_| async {
-        Process::start(["migrate", "--database-url", &url])
-            .exit_code()
-            .await
-    }));
-    assert_eq!(codes.await, [0; 8]);
-    Server::start(&database).await.add_user("jane").await;
-    // And it changes nothing that is there.
     assert_eq!(
         Process::start(["migrate", "--database-url", &url])
             .exit_code()
             .await,
         0
     );
-    Server::start(&database)
-        .await
-        .get_user("jane")
-        .await
-        .unwrap();
+    let connection = database.open().await;
+    let newer = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_future', 0)";
+    connection.execute_unprepared(newer).await.unwrap();
+    connection.close().await.unwrap();
+    for command in ["serve", "migrate"] {
+        let environment = [("USHER_LISTEN", "127.0.0.1:0")];
+        let said = failure([command, "--database-url", &url], environment, 1).await;
+        assert!(
+            said.contains("newer") && said.contains("m9999_future"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_postgres_that_is_not_there_is_one_clear_line_without_its_password() {
+    let nobody = free_addr().unwrap();
+    let url = format!("postgres://user:hunter2@{nobody}/usher");
+    let environment = [("USHER_LISTEN", "127.0.0.1:0")];
+    let said = failure(["--database-url", &url], environment, 1).await;
+    assert!(
+        said.contains("cannot open the database") && !said.contains("hunter2"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_database_is_migrated_once_however_many_try() {
+    let mut engines = vec![Engine::Sqlite];
+    if !postgres::is_missing() {
+        engines.push(Engine::Postgres);
+    }
+    for engine in engines {
+        let database = Database::new(engine);
+        let url = database.url();
+        let migrate = || async {
+            let mut process = Process::start(["migrate", "--database-url", &url]);
+            (process.exit_code().await, process.output())
+        };
+        for (code, output) in join_all((0..10).map(|_| migrate())).await {
+            assert_eq!(code, 0, "{engine:?}: {output}");
+        }
+        Server::start(&database).await.add_user("jane").await;
+        // And it changes nothing that is there.
+        assert_eq!(migrate().await.0, 0);
+        let mut server = Server::start(&database).await;
+        server.get_user("jane").await.unwrap();
+    }
 }
 
 #[tokio::test]

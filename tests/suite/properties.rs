@@ -15,24 +15,41 @@ use prost_types::{ListValue, Struct, Value, value::Kind};
 use tokio::{runtime::Runtime, sync::oneshot};
 use tonic::Code;
 
-use crate::support::{
-    Database, Engine, Server, ok, said,
-    session::{
-        AddMessagesRequest, AddRequest as AddSession, DeleteRequest as DeleteSession,
-        ListMessagesRequest, ListOrderedRequest as ListSessions,
+use crate::{
+    postgres,
+    support::{
+        Database, Engine, Server, ok, said,
+        session::{
+            AddMessagesRequest, AddRequest as AddSession, DeleteRequest as DeleteSession,
+            ListMessagesRequest, ListOrderedRequest as ListSessions,
+        },
+        user::{AddRequest, DeleteRequest, GetSessionsRequest, ListOrderedRequest, OrderBy, User},
     },
-    user::{AddRequest, DeleteRequest, GetSessionsRequest, ListOrderedRequest, OrderBy, User},
 };
 
-/// Checks a property against one server.
+/// Checks a property against one server on each engine.
 // By reference, the types of the closure's arguments would not be inferred.
 #[allow(clippy::needless_pass_by_value)]
 fn check<S: Strategy>(cases: u32, strategy: S, property: impl AsyncFn(&mut Server, S::Value))
 where
     S::Value: Clone + std::fmt::Debug,
 {
+    check_on(Engine::Sqlite, cases, &strategy, &property);
+    if !postgres::is_missing() {
+        check_on(Engine::Postgres, cases, &strategy, &property);
+    }
+}
+
+fn check_on<S: Strategy>(
+    engine: Engine,
+    cases: u32,
+    strategy: &S,
+    property: &impl AsyncFn(&mut Server, S::Value),
+) where
+    S::Value: Clone + std::fmt::Debug,
+{
     let runtime = Runtime::new().unwrap();
-    let database = Database::new(Engine::Sqlite);
+    let database = Database::new(engine);
     let server = runtime.block_on(Server::start(&database));
     let server = std::cell::RefCell::new(server);
     let config = Config {
@@ -40,7 +57,7 @@ where
         failure_persistence: None,
         ..Config::default()
     };
-    let result = TestRunner::new(config).run(&strategy, |value| {
+    let result = TestRunner::new(config).run(strategy, |value| {
         runtime.block_on(property(&mut server.borrow_mut(), value));
         Ok(())
     });

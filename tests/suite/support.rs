@@ -13,8 +13,8 @@ use std::{
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use rustix::process::{Pid, kill_process};
 use sea_orm::{
-    ConnectOptions, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -35,6 +35,9 @@ use usher::pb::{
 };
 
 pub use rustix::process::Signal;
+
+use crate::postgres;
+
 pub use usher::pb::{session::v1 as session, user::v1 as user};
 
 /// Longer than anything here takes on a busy machine.
@@ -44,23 +47,37 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Clone, Copy, Debug)]
 pub enum Engine {
     Sqlite,
+    Postgres,
 }
 
 /// A database of a test's own, which is gone when the test is.
 pub struct Database {
-    engine: Engine,
     folder: TempDir,
+    /// Where it is on PostgreSQL.
+    postgres: Option<String>,
 }
 
 impl Database {
     pub fn new(engine: Engine) -> Self {
         let folder = TempDir::new().unwrap();
-        Self { engine, folder }
+        let postgres = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => Some(postgres::create_database()),
+        };
+        Self { folder, postgres }
+    }
+
+    /// The one that a cluster of the test's own begins with.
+    pub fn of(cluster: &postgres::Cluster) -> Self {
+        let folder = TempDir::new().unwrap();
+        let postgres = Some(cluster.url());
+        Self { folder, postgres }
     }
 
     pub fn url(&self) -> String {
-        match self.engine {
-            Engine::Sqlite => format!("sqlite://{}?mode=rwc", self.file().display()),
+        match &self.postgres {
+            None => format!("sqlite://{}?mode=rwc", self.file().display()),
+            Some(url) => url.clone(),
         }
     }
 
@@ -76,6 +93,23 @@ impl Database {
         sea_orm::Database::connect(options).await.unwrap()
     }
 
+    /// Waits until a server of PostgreSQL has ended what a process that is gone had sent.
+    pub async fn settle(&self) {
+        if self.postgres.is_none() {
+            return;
+        }
+        let connection = self.open().await;
+        let others = "SELECT count(*) FROM pg_stat_activity \
+                      WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        loop {
+            let others = Statement::from_string(connection.get_database_backend(), others);
+            let row = connection.query_one_raw(others).await.unwrap().unwrap();
+            if row.try_get_by_index::<i64>(0).unwrap() == 0 {
+                return connection.close().await.unwrap();
+            }
+        }
+    }
+
     /// Keeps everybody else from writing for as long as it is held.
     pub async fn lock(&self) -> DatabaseTransaction {
         let options = TransactionOptions {
@@ -88,6 +122,14 @@ impl Database {
     /// Where the file is, with all that SQLite puts beside it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Some(url) = &self.postgres {
+            postgres::drop_database(url);
+        }
     }
 }
 

@@ -19,6 +19,20 @@ macro_rules! on_every_engine {
                 }
             )*)*
         }
+
+        mod postgres {
+            $($(
+                #[tokio::test]
+                async fn $case() {
+                    use crate::{postgres, support::{Database, Engine, Server}};
+                    if postgres::is_missing() {
+                        return;
+                    }
+                    let database = Database::new(Engine::Postgres);
+                    super::$module::$case(Server::start(&database).await).await;
+                }
+            )*)*
+        }
     };
 }
 
