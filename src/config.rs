@@ -48,6 +48,15 @@ pub struct Serve {
     #[command(flatten)]
     pub(crate) database: Database,
 
+    /// Whether to migrate the database at the start, or to refuse one that needs it
+    #[arg(
+        long,
+        env = "USHER_MIGRATE",
+        value_name = "WHEN",
+        default_value = "auto"
+    )]
+    pub migrate: MigrateWhen,
+
     /// How long a call may take; a sooner deadline of its caller wins
     #[arg(long, env = "USHER_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub request_timeout: Duration,
@@ -117,6 +126,15 @@ pub(crate) struct Log {
     /// How to log; the default is text on a terminal and json otherwise
     #[arg(long, env = "USHER_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
+}
+
+/// When a server migrates its database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MigrateWhen {
+    /// At the start, if it needs it
+    Auto,
+    /// Never: `usher migrate` does it
+    Never,
 }
 
 /// The form of log lines.

@@ -22,7 +22,7 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    config::{self, UsageError},
+    config::{self, MigrateWhen, UsageError},
     grpc::{self, health::Health},
     store::{OpenError, Store},
 };
@@ -91,7 +91,7 @@ pub async fn serve(config: &config::Serve) -> Result<(), Failure> {
     // From here on health says NOT_SERVING and calls are UNAVAILABLE, until the
     // schema is there.
     tokio::select! {
-        prepared = store.prepare() => prepared?,
+        prepared = store.prepare(config.migrate) => prepared?,
         () = signals.any() => return Ok(()),
     }
     health.serving().await;
@@ -129,7 +129,7 @@ async fn cancel(task: JoinHandle<()>) {
 /// Migrates the database.
 pub async fn migrate(config: &config::Migrate) -> Result<(), Failure> {
     let store = Store::new(&config.database.url()?).await?;
-    store.prepare().await?;
+    store.prepare(MigrateWhen::Auto).await?;
     store.close().await;
     tracing::info!("the database is up to date");
     Ok(())

@@ -44,6 +44,7 @@ pub use connect::DatabaseUrl;
 pub use page::Rows;
 
 use crate::{
+    config::MigrateWhen,
     error::{Error, Resource, Result},
     fields::RequestId,
 };
@@ -74,6 +75,9 @@ pub enum OpenError {
     /// A later version of usher was here.
     #[error("it was migrated by a newer version of usher ({0}); use that version")]
     Newer(String),
+    /// It is not migrated, and must not be.
+    #[error("it needs the migration {0}; run usher migrate")]
+    Older(String),
     /// The file system has no shared memory, as most network file systems.
     #[error("it cannot be switched to write-ahead logging; put it on a local disk")]
     NoWal,
@@ -163,8 +167,8 @@ impl Store {
         })))
     }
 
-    /// Opens or creates the database, and migrates it.
-    pub async fn prepare(&self) -> Result<(), OpenError> {
+    /// Opens or creates the database, and migrates it or refuses it.
+    pub async fn prepare(&self, migrate: MigrateWhen) -> Result<(), OpenError> {
         let deadline = Instant::now() + connect::BUSY_TIMEOUT;
         // Processes that switch a new file to WAL at once are told at once that it is
         // busy, whatever their timeout (https://www.sqlite.org/wal.html, 11).
@@ -178,7 +182,10 @@ impl Store {
             let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             txn.execute_unprepared(&lock).await?;
         }
-        migration::apply(&txn).await?;
+        match migrate {
+            MigrateWhen::Auto => migration::apply(&txn).await?,
+            MigrateWhen::Never => migration::check(&txn).await?,
+        }
         txn.commit().await?;
         if self.is_sqlite() {
             connect::check_wal(&self.0.writer).await?;
@@ -564,7 +571,7 @@ pub async fn temporary() -> (tempfile::TempDir, Store) {
     let folder = tempfile::TempDir::new().unwrap();
     let url = format!("sqlite://{}/usher.db?mode=rwc", folder.path().display());
     let store = Store::new(&url.parse().unwrap()).await.unwrap();
-    store.prepare().await.unwrap();
+    store.prepare(MigrateWhen::Auto).await.unwrap();
     (folder, store)
 }
 
@@ -618,7 +625,7 @@ mod tests {
         // Another process sees what was acknowledged.
         let url = format!("sqlite://{}/usher.db", folder.path().display());
         let other = Store::new(&url.parse().unwrap()).await.unwrap();
-        other.prepare().await.unwrap();
+        other.prepare(MigrateWhen::Auto).await.unwrap();
         for number in 0..=number {
             user::get(&other, ProjectId::DEFAULT, &user_id(number))
                 .await

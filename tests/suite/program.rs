@@ -51,6 +51,7 @@ async fn help_explains_every_flag_and_variable() {
                 "USHER_DATABASE_URL",
                 "sqlite://usher.db?mode=rwc",
             ),
+            ("--migrate", "USHER_MIGRATE", "auto"),
             ("--request-timeout", "USHER_REQUEST_TIMEOUT", "30s"),
             ("--drain-timeout", "USHER_DRAIN_TIMEOUT", "20s"),
             ("--max-message-bytes", "USHER_MAX_MESSAGE_BYTES", "4194304"),
@@ -129,6 +130,7 @@ async fn a_malformed_flag_or_variable_is_a_usage_error() {
         ("USHER_DRAIN_TIMEOUT", "nonsense"),
         ("USHER_MAX_MESSAGE_BYTES", "nonsense"),
         ("USHER_LOG_FORMAT", "nonsense"),
+        ("USHER_MIGRATE", "nonsense"),
         ("USHER_DATABASE_URL", "nonsense"),
     ] {
         failure([], [variable], 2).await;
@@ -219,6 +221,31 @@ async fn a_newer_schema_on_postgres_is_refused_too() {
             said.contains("newer") && said.contains("m9999_future"),
             "{said}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_must_not_migrate_refuses_what_needs_it() {
+    let mut engines = vec![Engine::Sqlite];
+    if !postgres::is_missing() {
+        engines.push(Engine::Postgres);
+    }
+    for engine in engines {
+        let database = Database::new(engine);
+        let url = database.url();
+        let environment = [("USHER_MIGRATE", "never")];
+        let args = ["--listen", "127.0.0.1:0", "--database-url", &url];
+        let said = failure(args, environment, 1).await;
+        assert!(
+            said.contains("m0001") && said.contains("usher migrate"),
+            "{said}"
+        );
+        let mut migrate = Process::start(["migrate", "--database-url", &url]);
+        assert_eq!(migrate.exit_code().await, 0);
+        Server::start_with(&database, environment)
+            .await
+            .add_user("jane")
+            .await;
     }
 }
 

@@ -3,8 +3,8 @@
 
 mod m0001_users_sessions_messages;
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
-use sea_orm_migration::{MigrationTrait, MigratorTrait};
+use sea_orm::{DatabaseTransaction, DbErr, EntityName, EntityTrait};
+use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, seaql_migrations};
 
 use super::OpenError;
 
@@ -23,11 +23,24 @@ pub(super) async fn apply(txn: &DatabaseTransaction) -> Result<(), OpenError> {
     Ok(Migrator::up(txn, None).await?)
 }
 
+/// Refuses a database to which something would have to be applied.
+pub(super) async fn check(txn: &DatabaseTransaction) -> Result<(), OpenError> {
+    refuse_newer(txn).await?;
+    let pending = Migrator::get_pending_migrations_read_only(txn).await?;
+    match pending.first() {
+        Some(migration) => Err(OpenError::Older(migration.name().to_owned())),
+        None => Ok(()),
+    }
+}
+
 /// A database in which a later version of usher has applied migrations that this
 /// one does not know.
-async fn refuse_newer(db: &impl ConnectionTrait) -> Result<(), OpenError> {
-    Migrator::install(db).await?;
-    let applied = Migrator::get_migration_models(db).await?;
+async fn refuse_newer(txn: &DatabaseTransaction) -> Result<(), OpenError> {
+    let record = seaql_migrations::Entity.table_name();
+    if !SchemaManager::new(txn).has_table(record).await? {
+        return Ok(());
+    }
+    let applied = seaql_migrations::Entity::find().all(txn).await?;
     let known = Migrator::migrations();
     let unknown = applied.into_iter().find(|row| {
         known
