@@ -21,8 +21,32 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections a server opens to PostgreSQL at most.
 const POSTGRES_CONNECTIONS: u32 = 16;
 
-/// How long a connection to PostgreSQL may have been idle before it is tested.
-const IDLE: Duration = Duration::from_secs(10);
+/// How long a connection to PostgreSQL may have been idle before it is tested: less than
+/// passes between two pings of health, which use one after another.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// What a URL of PostgreSQL may say behind its question mark. sqlx would log what it does
+/// not know, and go on without it.
+const POSTGRES_PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
 
 /// Where the database is, and of what kind. Never printed: it may hold a password.
 #[derive(Clone)]
@@ -41,6 +65,14 @@ impl FromStr for DatabaseUrl {
     /// (<https://www.postgresql.org/docs/current/libpq-connect.html>, 34.1.1.2).
     fn from_str(url: &str) -> Result<Self, Self::Err> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let query = url.split_once('?').map_or("", |(_, query)| query);
+            let mut names = query
+                .split('&')
+                .filter_map(|pair| pair.split('=').next())
+                .filter(|name| !name.is_empty());
+            if !names.all(|name| POSTGRES_PARAMETERS.contains(&name)) {
+                return Err("it has an unknown parameter");
+            }
             return match PgConnectOptions::from_str(url) {
                 Ok(_) => Ok(Self::Postgres(url.to_owned())),
                 Err(_) => Err("it must be like postgres://user:password@host:5432/database"),
@@ -78,7 +110,7 @@ pub(super) struct Pools {
     pub(super) writer: DatabaseConnection,
     /// Those that read.
     pub(super) reader: DatabaseConnection,
-    /// How many of the latter there are.
+    /// How many calls may read at once: there is one more connection, for health.
     pub(super) places: usize,
 }
 
@@ -90,7 +122,7 @@ pub(super) async fn connect(url: &DatabaseUrl) -> Result<Pools, DbErr> {
             writer.max_connections(1);
             let places = reader_count();
             let mut readers = sqlite(url, "ON");
-            readers.max_connections(places);
+            readers.max_connections(places + 1);
             Ok(Pools {
                 writer: Database::connect(writer).await?,
                 reader: Database::connect(readers).await?,
@@ -102,7 +134,7 @@ pub(super) async fn connect(url: &DatabaseUrl) -> Result<Pools, DbErr> {
             Ok(Pools {
                 writer: pool.clone(),
                 reader: pool,
-                places: POSTGRES_CONNECTIONS as usize,
+                places: POSTGRES_CONNECTIONS as usize - 1,
             })
         }
     }
@@ -235,6 +267,8 @@ mod tests {
             "sqlite://usher.db?mode=rwc&cache=shared",
             "sqlite://usher.db?mode=nonsense",
             "postgres://user:secret@host:port/usher",
+            "postgres://user:secret@host/usher?sslmod=require",
+            "postgres://host/usher?user=jane&pasword=secret",
             "mysql://user:secret@host/usher",
         ] {
             assert!(url.parse::<DatabaseUrl>().is_err(), "{url}");

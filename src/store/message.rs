@@ -112,12 +112,18 @@ pub async fn add(store: &Store, messages: Add) -> Result<Vec<Model>> {
 }
 
 async fn insert(txn: &DatabaseTransaction, add: &Add) -> Result<Vec<Model>> {
+    // From here on nobody else adds to it, ends it, or erases it.
+    let session = session::lock(txn, add.project, &add.session_id).await?;
+    let session = session.ok_or_else(|| session::not_found(&add.session_id))?;
     if let Some(added) = added_before(txn, add).await? {
         return Ok(added);
     }
-    let count = i64::try_from(add.messages.len()).unwrap_or(i64::MAX);
-    let last = session::extend(txn, add.project, &add.session_id, count).await?;
-    let first = last - count + 1;
+    if session.ended_at.is_some() {
+        return Err(Error::SessionEnded(session.session_id));
+    }
+    let count = super::rows(add.messages.len() as u64);
+    session::count_messages(txn, add.project, &add.session_id, count).await?;
+    let (first, last) = (session.message_count + 1, session.message_count + count);
     let now = now();
     let rows: Vec<Model> = (first..)
         .zip(&add.messages)

@@ -72,6 +72,9 @@ pub enum OpenError {
     /// The database says no: it is not there, not writable, not a database.
     #[error("{0}")]
     Database(DbErr),
+    /// Nobody is at its address.
+    #[error("no server answers at the address in its URL")]
+    NoAnswer,
     /// A later version of usher was here.
     #[error("it was migrated by a newer version of usher ({0}); use that version")]
     Newer(String),
@@ -179,7 +182,11 @@ impl Store {
             }
         };
         if !self.is_sqlite() {
-            let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
+            // What was done by those who held the lock before must be seen.
+            let lock = format!(
+                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+                 SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+            );
             txn.execute_unprepared(&lock).await?;
         }
         match migrate {
@@ -197,8 +204,10 @@ impl Store {
     /// Shows that the database can be read, and that it could be written or is being
     /// written: a ping does not stand in line, for a long line is no fault of it.
     pub async fn ping(&self) -> Result<()> {
-        let reader = self.reader().await?;
-        reader
+        self.check_ready()?;
+        // There is one more connection than places, for this.
+        self.0
+            .reader
             .execute_unprepared("SELECT 1 FROM totals LIMIT 1")
             .await?;
         if !self.is_sqlite() {
@@ -254,14 +263,22 @@ impl Store {
         self.check_ready()?;
         let place = self.place().await?;
         let reader = &self.0.reader;
-        let txn = if self.is_sqlite() {
-            reader.begin().await?
-        } else {
+        if self.is_sqlite() {
+            let txn = reader.begin().await?;
+            return Ok(Snapshot { txn, _place: place });
+        }
+        // sqlx would forget a transaction of PostgreSQL whose caller leaves while it
+        // begins, and hand its connection on.
+        let reader = reader.clone();
+        let begin = tokio::spawn(async move {
             let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
             reader
                 .begin_with_config(Some(isolation), Some(access))
-                .await?
-        };
+                .await
+        });
+        let txn = begin
+            .await
+            .map_err(|panic| Error::Internal(Box::new(panic)))??;
         Ok(Snapshot { txn, _place: place })
     }
 
@@ -478,10 +495,11 @@ fn is_away(error: &DbErr) -> bool {
         }
         // https://www.postgresql.org/docs/current/errcodes-appendix.html
         Cause::Postgres(code) => {
-            // Connection, resources, shut down, system error; read-only since a failover.
-            ["08", "53", "57", "58"].contains(&&code[..2])
-                || code == "25006"
-                || is_conflict_code(&code)
+            // Connection, authorisation, no such database, conflict, resources, shut down,
+            // system error.
+            ["08", "28", "3D", "40", "53", "57", "58"].contains(&&code[..2])
+                // Read-only since a failover; timeouts in a transaction or of a lock.
+                || ["25006", "25P03", "25P04", "55P03"].contains(&code.as_str())
         }
         Cause::Connection => true,
         Cause::Other => false,
@@ -497,19 +515,15 @@ fn is_busy(error: &DbErr) -> bool {
 
 /// Whether a write failed only because another was in its way, and would succeed now.
 fn is_conflict(error: &Error) -> bool {
-    let Error::Unavailable(error) = error else {
+    let (Error::Unavailable(error) | Error::Internal(error)) = error else {
         return false;
     };
     match error.downcast_ref().map(cause) {
-        Some(Cause::Postgres(code)) => is_conflict_code(&code),
+        // A serialization failure, a deadlock, or a row that was not there when it was
+        // looked for and is now.
+        Some(Cause::Postgres(code)) => ["40001", "40P01", "23505"].contains(&code.as_str()),
         _ => false,
     }
-}
-
-/// A serialization failure, a deadlock, or a row that was not there when it was looked
-/// for and is now.
-fn is_conflict_code(code: &str) -> bool {
-    ["40001", "40P01", "23505"].contains(&code)
 }
 
 /// A random time within a range that grows with each attempt.

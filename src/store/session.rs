@@ -375,28 +375,22 @@ pub(super) fn order(list: &List) -> Vec<page::Column<Model>> {
     }
 }
 
-/// Adds to a session's messages, if it is active: the sequence of the last of the
-/// new ones.
-pub(super) async fn extend(
+/// Adds to the number of messages of a session, which is locked.
+pub(super) async fn count_messages(
     txn: &DatabaseTransaction,
     project: ProjectId,
     session_id: &SessionId,
-    messages: i64,
-) -> Result<i64> {
-    let extended = Entity::update_many()
+    added: i64,
+) -> Result<()> {
+    Entity::update_many()
         .col_expr(
             Column::MessageCount,
-            Column::MessageCount.into_expr().add(messages),
+            Column::MessageCount.into_expr().add(added),
         )
         .filter(this(project, session_id))
-        .filter(Column::EndedAt.is_null())
         .exec(txn)
         .await?;
-    let last = message_count(txn, project, session_id).await?;
-    if extended.rows_affected == 0 {
-        return Err(Error::SessionEnded(session_id.as_str().to_owned()));
-    }
-    Ok(last)
+    Ok(())
 }
 
 /// How many messages a session holds, if there is such a session.
@@ -512,7 +506,7 @@ fn find(project: ProjectId, session_id: &SessionId) -> Select<Entity> {
 }
 
 /// Reads a row that is about to change, and keeps others from changing it.
-async fn lock(
+pub(super) async fn lock(
     txn: &DatabaseTransaction,
     project: ProjectId,
     session_id: &SessionId,
@@ -529,6 +523,6 @@ fn this_state(row: &Model) -> Condition {
         .add(Column::Revision.eq(row.revision))
 }
 
-fn not_found(session_id: &SessionId) -> Error {
+pub(super) fn not_found(session_id: &SessionId) -> Error {
     Error::NotFound(Resource::Session(session_id.as_str().to_owned()))
 }

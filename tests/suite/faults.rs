@@ -65,6 +65,14 @@ async fn a_database_that_is_away_is_unavailable_until_it_is_back() {
     let mut server = Server::start(&Database::of(&cluster)).await;
     server.add_user("jane").await;
     let mut watch = watch(&mut server).await;
+    // So that every connection is there, and dies.
+    let calls = join_all((0..64).map(|number| {
+        let mut users = server.users.clone();
+        async move { users.add(add(&format!("user {number}"))).await }
+    }));
+    for call in calls.await {
+        ok(call);
+    }
     cluster.stop();
     let (mut reader, mut writer, mut lister) = (
         server.users.clone(),
@@ -101,16 +109,33 @@ async fn a_database_that_freezes_lets_no_call_hang() {
     server.add_user("jane").await;
     let mut watch = watch(&mut server).await;
     cluster.signal(Signal::STOP);
-    for call in [
-        server.get_user("jane").await.map(drop),
-        server.users.add(add("john")).await.map(drop),
-    ] {
+    let lists = join_all((0..4).map(|_| {
+        let mut users = server.users.clone();
+        async move {
+            users
+                .list_ordered(ListOrderedRequest::default())
+                .await
+                .map(drop)
+        }
+    }));
+    let mut calls = lists.await;
+    calls.push(server.get_user("jane").await.map(drop));
+    calls.push(server.users.add(add("john")).await.map(drop));
+    for call in calls {
         assert_eq!(call.unwrap_err().code(), Code::DeadlineExceeded);
     }
     assert_eq!(next(&mut watch).await, NotServing as i32);
     cluster.signal(Signal::CONT);
     works_again_soon(&mut server).await;
     assert_eq!(next(&mut watch).await, Serving as i32);
+    // No connection was left inside a transaction that nobody ends.
+    let lists = join_all((0..40).map(|_| {
+        let mut users = server.users.clone();
+        async move { users.list_ordered(ListOrderedRequest::default()).await }
+    }));
+    for list in lists.await {
+        ok(list);
+    }
 }
 
 /// Whether a call is to be sent again.
@@ -123,7 +148,7 @@ fn is_passing(status: &Status) -> bool {
     .contains(&status.code())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledged_write_is_lost_and_none_is_applied_twice() {
     let Some(mut cluster) = Cluster::new() else {
         return;
@@ -229,7 +254,8 @@ async fn writes_that_are_in_each_others_way_are_run_again() {
     if postgres::is_missing() {
         return;
     }
-    let mut server = Server::start(&Database::new(Engine::Postgres)).await;
+    let database = Database::new(Engine::Postgres);
+    let mut server = Server::start(&database).await;
     for round in 0..20 {
         let user_id = format!("user {round}");
         server.add_user(&user_id).await;

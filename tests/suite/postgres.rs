@@ -12,17 +12,16 @@ use std::{
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        LazyLock, Once,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{LazyLock, Once},
+    time::Instant,
 };
 
 use rustix::process::{Pid, kill_process};
 use sea_orm::ConnectionTrait;
 use tempfile::TempDir;
+use uuid::Uuid;
 
-use crate::support::{Signal, free_addr};
+use crate::support::{PATIENCE, Signal};
 
 /// Where PostgreSQL's programs are on the usual systems, beside the PATH.
 const FOLDERS: [&str; 2] = ["/usr/lib/postgresql", "/usr/local/pgsql"];
@@ -68,10 +67,8 @@ pub fn is_missing() -> bool {
 
 /// Makes an empty database: its URL.
 pub fn create_database() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
     let server = SERVER.as_ref().expect("there is a PostgreSQL");
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("usher_test_{}_{number}", std::process::id());
+    let name = format!("usher_test_{}", Uuid::now_v7().simple());
     execute(
         format!("{server}/postgres"),
         format!("CREATE DATABASE {name}"),
@@ -125,7 +122,6 @@ fn programs() -> Option<PathBuf> {
 pub struct Cluster {
     programs: PathBuf,
     folder: PathBuf,
-    port: u16,
     owner: Option<Owner>,
     running: Option<Child>,
 }
@@ -136,7 +132,12 @@ impl Cluster {
         if is_missing() {
             return None;
         }
-        let mut cluster = Self::make(&programs()?);
+        let programs = programs();
+        assert!(
+            programs.is_some() || env::var("REQUIRE_POSTGRES").is_err(),
+            "REQUIRE_POSTGRES is set, and no PostgreSQL is installed"
+        );
+        let mut cluster = Self::make(&programs?);
         cluster.start();
         Some(cluster)
     }
@@ -151,7 +152,6 @@ impl Cluster {
         let cluster = Self {
             programs: programs.to_owned(),
             folder,
-            port: free_addr().unwrap().port(),
             owner,
             running: None,
         };
@@ -189,17 +189,23 @@ impl Cluster {
             .arg(self.data())
             .arg("-k")
             .arg(&self.folder)
-            .args(["-p", &self.port.to_string()])
-            .args(["-c", "listen_addresses=127.0.0.1"])
+            .args(["-c", "listen_addresses="])
             .args(["-c", "max_connections=300"])
             .args(["-c", setting])
             .stdin(Stdio::piped())
             .stderr(File::create(self.folder.join("log")).unwrap())
             .spawn();
-        self.running = Some(running.unwrap());
+        let mut running = running.unwrap();
+        let begun = Instant::now();
         while !self.is_ready() {
+            let ended = running.try_wait().unwrap().is_some();
+            if ended || begun.elapsed() > PATIENCE {
+                let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+                panic!("PostgreSQL does not start:\n{log}");
+            }
             std::thread::yield_now();
         }
+        self.running = Some(running);
     }
 
     /// Stops it, and waits until it is gone.
@@ -212,20 +218,21 @@ impl Cluster {
     /// Stops the processes of the server where they stand (`Signal::STOP`), or lets them
     /// go on (`Signal::CONT`).
     pub fn signal(&self, signal: Signal) {
-        let file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
-        let postmaster = file.lines().next().unwrap().to_owned();
+        let file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let Some(postmaster) = file.lines().next() else {
+            return;
+        };
+        // The postmaster first, for it has children while it runs.
+        send(postmaster, signal);
         let is_child = |process: &String| {
             let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
             let after_name = stat.rsplit_once(") ").map(|(_, fields)| fields);
-            after_name.and_then(|fields| fields.split(' ').nth(1)) == Some(&postmaster)
+            after_name.and_then(|fields| fields.split(' ').nth(1)) == Some(postmaster)
         };
-        let processes = fs::read_dir("/proc").unwrap();
-        let names = processes.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let children: Vec<String> = names.filter(is_child).collect();
-        for process in [postmaster.clone()].into_iter().chain(children) {
-            let process = Pid::from_raw(process.parse().unwrap()).unwrap();
-            // A child may have ended meanwhile.
-            let _ = kill_process(process, signal);
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let names = processes.filter_map(|entry| entry.file_name().into_string().ok());
+        for child in names.filter(is_child) {
+            send(&child, signal);
         }
     }
 
@@ -235,7 +242,9 @@ impl Cluster {
     }
 
     fn server(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}", self.port)
+        // By its socket, in the folder that only it has.
+        let folder = self.folder.display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@{folder}")
     }
 
     fn data(&self) -> PathBuf {
@@ -245,7 +254,9 @@ impl Cluster {
     fn is_ready(&self) -> bool {
         let asked = self
             .command(&self.programs.join("pg_isready"))
-            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .arg("-q")
+            .arg("-h")
+            .arg(&self.folder)
             .status();
         asked.unwrap().success()
     }
@@ -262,10 +273,19 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // What is stopped where it stands does not end.
+        self.signal(Signal::CONT);
         if let Some(mut running) = self.running.take() {
             drop(running.stdin.take());
             let _ = running.wait();
         }
+    }
+}
+
+/// Sends a signal to a process, which may have ended.
+fn send(process: &str, signal: Signal) {
+    if let Some(process) = process.parse().ok().and_then(Pid::from_raw) {
+        let _ = kill_process(process, signal);
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Database {
     folder: TempDir,
     /// Where it is on PostgreSQL.
     postgres: Option<String>,
+    /// Whether it is there only for the test.
+    is_own: bool,
 }
 
 impl Database {
@@ -64,14 +66,21 @@ impl Database {
             Engine::Sqlite => None,
             Engine::Postgres => Some(postgres::create_database()),
         };
-        Self { folder, postgres }
+        Self {
+            folder,
+            postgres,
+            is_own: true,
+        }
     }
 
     /// The one that a cluster of the test's own begins with.
     pub fn of(cluster: &postgres::Cluster) -> Self {
         let folder = TempDir::new().unwrap();
-        let postgres = Some(cluster.url());
-        Self { folder, postgres }
+        Self {
+            folder,
+            postgres: Some(cluster.url()),
+            is_own: false,
+        }
     }
 
     pub fn url(&self) -> String {
@@ -127,7 +136,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        if let Some(url) = &self.postgres {
+        if let Some(url) = self.postgres.as_ref().filter(|_| self.is_own) {
             postgres::drop_database(url);
         }
     }

@@ -55,6 +55,9 @@ async fn refuse_newer(txn: &DatabaseTransaction) -> Result<(), OpenError> {
 
 impl From<DbErr> for OpenError {
     fn from(error: DbErr) -> Self {
-        Self::Database(error)
+        match error {
+            DbErr::ConnectionAcquire(_) => Self::NoAnswer,
+            error => Self::Database(error),
+        }
     }
 }
