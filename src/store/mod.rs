@@ -7,6 +7,7 @@
 //! way.
 
 mod connect;
+mod fault;
 pub mod message;
 mod migration;
 mod page;
@@ -30,8 +31,8 @@ use futures_util::future::BoxFuture;
 use prost_types::Timestamp;
 use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    EntityTrait, IsolationLevel, QuerySelect, RuntimeErr, Select, SqlErr, SqliteTransactionMode,
-    SqlxError, SqlxSqliteError, TransactionOptions, TransactionTrait,
+    EntityTrait, IsolationLevel, QuerySelect, Select, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
     sea_query::{Asterisk, Expr, ExprTrait},
 };
 use tokio::{
@@ -177,7 +178,9 @@ impl Store {
         // busy, whatever their timeout (https://www.sqlite.org/wal.html, 11).
         let txn = loop {
             match self.begin().await {
-                Err(error) if is_busy(&error) && Instant::now() < deadline => sleep(RETRY).await,
+                Err(error) if fault::is_busy(&error) && Instant::now() < deadline => {
+                    sleep(RETRY).await;
+                }
                 txn => break txn?,
             }
         };
@@ -348,7 +351,7 @@ impl Store {
             let mut attempt = 1;
             let result = loop {
                 match store.transact(&input, apply).await {
-                    Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
+                    Err(error) if fault::is_conflict(&error) && attempt < ATTEMPTS => {
                         sleep(backoff(attempt)).await;
                         attempt += 1;
                     }
@@ -464,68 +467,6 @@ async fn count<E: EntityTrait>(query: Select<E>, db: &impl ConnectionTrait) -> R
     Ok(count.unwrap_or(0))
 }
 
-/// Whether a statement failed because a row that it refers to is not there.
-fn is_foreign_key_violation(error: &DbErr) -> bool {
-    matches!(
-        error.sql_err(),
-        Some(SqlErr::ForeignKeyConstraintViolation(_))
-    )
-}
-
-impl From<DbErr> for Error {
-    fn from(error: DbErr) -> Self {
-        match error {
-            error if is_away(&error) => Self::Unavailable(Box::new(error)),
-            error => Self::Internal(Box::new(error)),
-        }
-    }
-}
-
-/// Whether the database, rather than the statement, is to blame: it is locked by
-/// somebody else, full, read-only, failing or gone.
-fn is_away(error: &DbErr) -> bool {
-    match cause(error) {
-        Cause::Sqlite(code) => {
-            const READONLY: i32 = 8;
-            const IOERR: i32 = 10;
-            const FULL: i32 = 13;
-            const CANTOPEN: i32 = 14;
-            const PROTOCOL: i32 = 15;
-            is_busy(error) || [READONLY, IOERR, FULL, CANTOPEN, PROTOCOL].contains(&code)
-        }
-        // https://www.postgresql.org/docs/current/errcodes-appendix.html
-        Cause::Postgres(code) => {
-            // Connection, authorisation, no such database, conflict, resources, shut down,
-            // system error.
-            ["08", "28", "3D", "40", "53", "57", "58"].contains(&&code[..2])
-                // Read-only since a failover; timeouts in a transaction or of a lock.
-                || ["25006", "25P03", "25P04", "55P03"].contains(&code.as_str())
-        }
-        Cause::Connection => true,
-        Cause::Other => false,
-    }
-}
-
-/// Whether somebody else holds the database's lock.
-fn is_busy(error: &DbErr) -> bool {
-    const BUSY: i32 = 5;
-    const LOCKED: i32 = 6;
-    matches!(cause(error), Cause::Sqlite(BUSY | LOCKED))
-}
-
-/// Whether a write failed only because another was in its way, and would succeed now.
-fn is_conflict(error: &Error) -> bool {
-    let (Error::Unavailable(error) | Error::Internal(error)) = error else {
-        return false;
-    };
-    match error.downcast_ref().map(cause) {
-        // A serialization failure, a deadlock, or a row that was not there when it was
-        // looked for and is now.
-        Some(Cause::Postgres(code)) => ["40001", "40P01", "23505"].contains(&code.as_str()),
-        _ => false,
-    }
-}
-
 /// A random time within a range that grows with each attempt.
 fn backoff(attempt: u32) -> Duration {
     let most = BACKOFF.mul_f64(f64::from(attempt) / f64::from(ATTEMPTS));
@@ -536,47 +477,6 @@ fn backoff(attempt: u32) -> Duration {
 fn random() -> u16 {
     let [.., high, low] = Uuid::now_v7().into_bytes();
     u16::from_be_bytes([high, low])
-}
-
-/// What is behind an error.
-enum Cause {
-    /// A primary result code, the low byte of an extended one
-    /// (<https://www.sqlite.org/rescode.html>).
-    Sqlite(i32),
-    /// A SQLSTATE of five characters.
-    Postgres(String),
-    /// No answer.
-    Connection,
-    Other,
-}
-
-fn cause(error: &DbErr) -> Cause {
-    let error = match error {
-        DbErr::ConnectionAcquire(_) => return Cause::Connection,
-        DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => error,
-        _ => return Cause::Other,
-    };
-    let Some(database) = error.as_database_error() else {
-        return match **error {
-            SqlxError::Io(_)
-            | SqlxError::Tls(_)
-            | SqlxError::Protocol(_)
-            | SqlxError::PoolClosed
-            | SqlxError::WorkerCrashed => Cause::Connection,
-            _ => Cause::Other,
-        };
-    };
-    let code = database.code().unwrap_or_default();
-    if database.try_downcast_ref::<SqlxSqliteError>().is_some() {
-        code.parse()
-            .map_or(Cause::Other, |code: i32| Cause::Sqlite(code & 0xff))
-    } else if code.len() == 5 && code.is_ascii() {
-        Cause::Postgres(code.into_owned())
-    } else {
-        Cause::Other
-    }
 }
 
 /// A store of a unit test's own.

@@ -7,7 +7,7 @@ use sea_orm::{
     sea_query::{OnConflict, Query, SelectStatement},
 };
 
-use super::{Rows, Store, message, now, page, scrub, totals, user};
+use super::{Rows, Store, fault, message, now, page, scrub, totals, user};
 use crate::{
     auth::ProjectId,
     error::{Error, Resource, Result},
@@ -111,7 +111,7 @@ async fn insert(txn: &DatabaseTransaction, session: &Add) -> Result<Model> {
         .exec_without_returning(txn)
         .await
         .map_err(|error| {
-            if super::is_foreign_key_violation(&error) {
+            if fault::is_foreign_key_violation(&error) {
                 Error::NotFound(Resource::User(row.user_id.clone()))
             } else {
                 error.into()

@@ -3,7 +3,7 @@
 
 mod m0001_users_sessions_messages;
 
-use sea_orm::{DatabaseTransaction, DbErr, EntityName, EntityTrait};
+use sea_orm::{DatabaseTransaction, EntityName, EntityTrait};
 use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager, seaql_migrations};
 
 use super::OpenError;
@@ -50,14 +50,5 @@ async fn refuse_newer(txn: &DatabaseTransaction) -> Result<(), OpenError> {
     match unknown {
         Some(row) => Err(OpenError::Newer(row.version)),
         None => Ok(()),
-    }
-}
-
-impl From<DbErr> for OpenError {
-    fn from(error: DbErr) -> Self {
-        match error {
-            DbErr::ConnectionAcquire(_) => Self::NoAnswer,
-            error => Self::Database(error),
-        }
     }
 }
