@@ -21,7 +21,7 @@ use sea_orm::ConnectionTrait;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::support::{PATIENCE, Signal};
+use crate::support::{Engine, PATIENCE, Signal};
 
 /// Where PostgreSQL's programs are on the usual systems, beside the PATH.
 const FOLDERS: [&str; 2] = ["/usr/lib/postgresql", "/usr/local/pgsql"];
@@ -63,6 +63,15 @@ pub fn is_missing() -> bool {
         said.unwrap();
     });
     true
+}
+
+/// The engines that are here.
+pub fn engines() -> Vec<Engine> {
+    if is_missing() {
+        vec![Engine::Sqlite]
+    } else {
+        vec![Engine::Sqlite, Engine::Postgres]
+    }
 }
 
 /// Makes an empty database: its URL.

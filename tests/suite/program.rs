@@ -226,11 +226,7 @@ async fn a_newer_schema_on_postgres_is_refused_too() {
 
 #[tokio::test]
 async fn a_server_that_must_not_migrate_refuses_what_needs_it() {
-    let mut engines = vec![Engine::Sqlite];
-    if !postgres::is_missing() {
-        engines.push(Engine::Postgres);
-    }
-    for engine in engines {
+    for engine in postgres::engines() {
         let database = Database::new(engine);
         let url = database.url();
         let environment = [("USHER_MIGRATE", "never")];
@@ -263,11 +259,7 @@ async fn a_server_of_postgres_that_is_not_there_is_one_clear_line_without_its_pa
 
 #[tokio::test]
 async fn a_database_is_migrated_once_however_many_try() {
-    let mut engines = vec![Engine::Sqlite];
-    if !postgres::is_missing() {
-        engines.push(Engine::Postgres);
-    }
-    for engine in engines {
+    for engine in postgres::engines() {
         let database = Database::new(engine);
         let url = database.url();
         let migrate = || async {

@@ -34,9 +34,8 @@ fn check<S: Strategy>(cases: u32, strategy: S, property: impl AsyncFn(&mut Serve
 where
     S::Value: Clone + std::fmt::Debug,
 {
-    check_on(Engine::Sqlite, cases, &strategy, &property);
-    if !postgres::is_missing() {
-        check_on(Engine::Postgres, cases, &strategy, &property);
+    for engine in postgres::engines() {
+        check_on(engine, cases, &strategy, &property);
     }
 }
 
